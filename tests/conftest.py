@@ -96,7 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.collectonly:
         return
     _search_now(config, servers)
-    if config.pluginmanager.hasplugin("dsession"):
+    if _has_workers(config):
         config.pluginmanager.register(_Controller(), "datalayer-controller")
 
 
@@ -106,12 +106,16 @@ def _search_now(config: pytest.Config, servers: Servers) -> None:
     if unknown := set(required) - set(_FINDERS):
         pytest.exit(f"DATALAYER_TEST_REQUIRE names {sorted(unknown)}; it may name {sorted(_FINDERS)}", returncode=3)
     try:
-        for kind in _FINDERS if config.pluginmanager.hasplugin("dsession") else required:
+        for kind in _FINDERS if _has_workers(config) else required:
             servers.search(kind)
     except ServerDead as dead:
         pytest.exit(str(dead), returncode=3)
     if absent := [servers.missing[kind] for kind in required if kind in servers.missing]:
         pytest.exit("\n".join(["DATALAYER_TEST_REQUIRE is not met:", *absent]), returncode=3)
+
+
+def _has_workers(config: pytest.Config) -> bool:
+    return bool(config.getoption("dist", "no") != "no")
 
 
 class _Controller:

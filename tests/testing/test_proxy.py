@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from datalayer.testing.proxy import TcpProxy
+from datalayer.testing.servers.cluster import wait_until
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_connection_that_lost_bytes_is_reset_when_healed(proxy: TcpProxy) -> N
         assert proxy.wait_open(1)
         proxy.blackhole()
         end.sendall(b"PING\r\n")
-        _wait(lambda: proxy.open == 1 and next(iter(proxy._links))._lossy)
+        wait_until("it is lost", lambda: proxy.open == 1 and next(iter(proxy._links))._lossy)
         proxy.pass_()
         with pytest.raises(ConnectionResetError):
             end.recv(1)
@@ -74,6 +75,8 @@ def test_refuse_looks_like_no_server(proxy: TcpProxy, client: redis.Redis) -> No
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", proxy.port))
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
     proxy.pass_()
     assert client.get("k") == "v"
 
@@ -157,12 +160,6 @@ def test_a_peer_that_does_not_read_cannot_keep_the_proxy_from_closing() -> None:
         except BlockingIOError:
             middle.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(f"datalayer-proxy-{middle.port}")]
-
-
-def _wait(true: object) -> None:
-    from datalayer.testing.servers.cluster import wait_until
-
-    wait_until("it happens", true)  # type: ignore[arg-type]
 
 
 def test_an_impossible_cut_is_refused(proxy: TcpProxy) -> None:

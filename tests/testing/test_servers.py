@@ -114,8 +114,9 @@ def _state(pid: int) -> str:
 def test_a_replica_follows_its_primary(postgres: PrivatePostgres) -> None:
     replica = postgres.replica()
     try:
-        _scalar(postgres.url, "create table if not exists followed (n int); select 1")
-        wait_until("the table arrives", lambda: _scalar(replica.url, "select to_regclass('followed')") is not None)
+        postgres.create_database("followed")
+        arrived = "select exists (select from pg_database where datname = 'followed')"
+        wait_until("the database arrives", lambda: _scalar(replica.url, arrived) is True)
         assert _scalar(replica.url, "select pg_is_in_recovery()") is True
     finally:
         replica.stop()

@@ -119,8 +119,10 @@ class Child:
             time.sleep(0.005)
 
     def pause(self) -> None:
-        """SIGSTOP to it and to all its children: connections stay open and nobody answers."""
-        self._freeze()
+        """SIGSTOP to it and to all its children: connections stay open and nobody answers. Returns when all stand."""
+        pids = self._freeze()
+        while any(_stat(pid)[:1] in (["R"], ["S"], ["D"]) for pid in pids):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         for pid in reversed(self._tree()):

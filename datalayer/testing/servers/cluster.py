@@ -67,6 +67,7 @@ def _start_node(options: Mapping[str, str] | None, binary: Path | None) -> Priva
         "cluster-node-timeout": "2000",
         "cluster-announce-ip": HOST,
         "cluster-port": str(free_port()),
+        "repl-ping-replica-period": "1",  # a replica that has received nothing yet is not named to clients
         "databases": "1",
     }
     return start_redis(options={**cluster, **(options or {})}, binary=binary)
@@ -84,6 +85,7 @@ def _form(cluster: RedisCluster) -> None:
         for number, client in enumerate(clients[len(masters) :]):
             _replicate(client, str(ask(masters[number % len(masters)], "CLUSTER", "MYID")))
         wait_until("all slots are served", lambda: all(_info(c)["cluster_state"] == "ok" for c in clients))
+        wait_until("every node names every replica", lambda: all(_names_all(c, cluster) for c in clients))
         wait_until("the replicas are in step", lambda: all(_in_step(c) for c in clients[len(masters) :]))
 
 
@@ -111,6 +113,12 @@ def _info(client: redis.Redis) -> dict[str, str]:
     if isinstance(answer, dict):
         return answer
     return dict(line.split(":", 1) for line in str(answer).split("\r\n") if line)
+
+
+def _names_all(client: redis.Redis, cluster: RedisCluster) -> bool:
+    """Whether a client that starts at this node would learn of every node."""
+    ranges = ask(client, "CLUSTER", "SLOTS")
+    return sum(len(one[2:]) for one in ranges) == len(cluster.nodes)
 
 
 def _known(client: redis.Redis) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import socket
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +15,7 @@ from datalayer.testing.servers.redis_server import RedisServer
 
 _POSTGRES_IMAGE = "pgvector/pgvector:pg17"
 _REDIS_IMAGE = "redis:8-alpine"
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 class _Container:
@@ -61,6 +64,7 @@ class ContainerRedis(RedisServer):
 def _require_engine() -> None:
     if not find_spec("docker") or not find_spec("testcontainers"):
         raise ServerFailed("the Python package testcontainers is not installed")
+    _require_socket(os.environ.get("DOCKER_HOST", _DEFAULT_HOST))
     docker = import_module("docker")
     try:
         engine = docker.from_env(timeout=2)
@@ -72,6 +76,18 @@ def _require_engine() -> None:
         raise ServerFailed(f"the engine does not answer: {str(error)[:120]}") from error
     finally:
         engine.close()
+
+
+def _require_socket(host: str) -> None:
+    """Ask the socket before the docker package does: that one forgets to close it when nobody listens."""
+    if not host.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(host.removeprefix("unix://"))
+        except OSError as error:
+            raise ServerFailed(f"no engine at {host}: {error}") from error
 
 
 def _module(kind: str) -> Any:
