@@ -13,11 +13,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateTable
+from typing_extensions import TypeAliasType
 
 from datalayer.errors import EncodeError
 from datalayer.models.base import Model, NaiveDateTimeError, UTCDateTime, json_type
 
 PlayerId = NewType("PlayerId", int)
+Document = TypeAliasType("Document", dict[str, Any])  # what `type Document = dict[str, Any]` makes
 
 
 class Colour(enum.Enum):
@@ -52,6 +54,7 @@ class Everything(Model):
     counts: Mapped[dict[str, int]]
     nested: Mapped[Optional[list[dict[str, list[int]]]]]  # noqa: UP045  # the old spelling is in use
     address: Mapped[Address]
+    document: Mapped[Document | None]
     colour: Mapped[Colour]
     mood: Mapped[Mood | None]
     kind: Mapped[Literal["a", "bb"]]
@@ -80,7 +83,7 @@ def session():
 
 
 def test_python_types_become_the_promised_postgresql_types():
-    json = dict.fromkeys(("plain", "tags", "counts", "nested", "address"), "JSONB")
+    json = dict.fromkeys(("plain", "tags", "counts", "nested", "address", "document"), "JSONB")
     text = dict.fromkeys(("colour", "mood", "kind"), "VARCHAR(255)")
     assert types(postgresql.dialect()) == {
         "id": "BIGINT",
@@ -108,7 +111,7 @@ def test_integers_are_integer_on_sqlite_so_that_it_numbers_rows_itself():
 
 def test_optional_annotations_are_nullable_and_others_are_not():
     nullable = {column.name for column in Everything.__table__.columns if column.nullable}
-    assert nullable == {"i", "tags", "nested", "mood", "parent"}
+    assert nullable == {"i", "tags", "nested", "document", "mood", "parent"}
 
 
 def test_every_constraint_has_a_name_and_two_checks_on_a_column_have_two():
