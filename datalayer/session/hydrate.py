@@ -14,6 +14,7 @@ import inspect
 import logging
 import operator
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy.orm import Session, loading
@@ -37,6 +38,8 @@ class _Cursor:
     """Stands in for the CursorResult: says where in the tuple each column is; an absent column reads as expired."""
 
     __slots__ = ("_index", "rows")
+
+    context = SimpleNamespace(_is_server_side=False)
 
     def __init__(self, projection: Projection, rows: list[tuple[Any, ...]] | None = None) -> None:
         self._index = projection.index
@@ -68,6 +71,9 @@ class _Cursor:
     def close(self) -> None:
         """Nothing to release."""
 
+    def _soft_close(self, **_: Any) -> None:
+        """Nothing to release here either."""
+
 
 def query_context(session: Session, schema: Schema) -> Any:
     query = (schema.statement, schema.statement) if _TAKES_USER_QUERY else (schema.statement,)
@@ -95,14 +101,14 @@ class Hydrator:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._processors: dict[tuple[Schema, int], tuple[Any, Any, Callable[[Any], Any]]] = {}
+        self._processors: dict[tuple[Schema, Projection], tuple[Any, Any, Callable[[Any], Any]]] = {}
 
     def instance(self, schema: Schema, projection: Projection, values: tuple[Any, ...]) -> Any:
         """The session's instance for a row, or None when the row is of another class than was asked for."""
         session = self._session
         # A processor reads these when it is made: close() replaces the identity map, listeners come and go.
         heard = (bool(schema.mapper.class_manager.dispatch.load), bool(session.dispatch.loaded_as_persistent))
-        slot = (schema, id(projection))
+        slot = (schema, projection)
         made = self._processors.get(slot)
         if made is None or made[0] is not session.identity_map or made[1] != heard or schema.polymorphic:
             made = self._processors[slot] = (session.identity_map, heard, self._compile(schema, projection))
