@@ -38,6 +38,38 @@ their text can contain row values, so it stays on ``__cause__`` and never enters
 
 from __future__ import annotations
 
+__all__ = [
+    "AlreadyExistsError",
+    "ConfigError",
+    "ConflictError",
+    "DataError",
+    "DataLayerError",
+    "DecodeError",
+    "EncodeError",
+    "HookError",
+    "InvalidModelError",
+    "L1UnavailableError",
+    "L2UnavailableError",
+    "L3UnavailableError",
+    "MigrationError",
+    "MissingDriverError",
+    "MissingPrimaryKeyError",
+    "NotFoundError",
+    "PoolTimeout",
+    "QueryError",
+    "SchemaDuplicateError",
+    "SchemaError",
+    "SchemaNotFoundError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreLockedError",
+    "TransactionFailed",
+    "TransactionOutcomeUnknown",
+    "TransactionTimeout",
+    "UnavailableError",
+    "WriteBehindExhausted",
+]
+
 
 class DataLayerError(Exception):
     """Root of everything that the layer raises on purpose."""

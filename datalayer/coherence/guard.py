@@ -1,0 +1,166 @@
+"""Who may put what into L1: tickets against slow reads, marks against transactions that are about to commit.
+
+A reader takes a ticket *before* it asks L2 or the database and shows it again when it puts the value. Every write that
+begins or ends, and every put, changes the tickets of its keys, so a value that was read before the change is refused.
+While a transaction that wrote a key is committing, the key is marked: readers of a marked key go to the database and
+keep nothing. This is section 6.1 of the Epoch-Fenced Marks protocol, for one process.
+
+Entries are dropped when the mark is set, before COMMIT, so the lock-free reader of L1 needs no check of its own: an
+entry that is in the index is valid.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from ..contracts.coherence import ABSENT, Change
+
+_STRIPES = 1024
+
+
+class LocalTier(Protocol):
+    """What the guard needs of L1."""
+
+    lock: Any
+
+    def put(
+        self, key: Hashable, value: Any, *, ttl: float | None = None, size: int = 0, max_life: float | None = None
+    ) -> None: ...
+
+    def drop(self, key: Hashable) -> bool: ...
+
+    def drop_if(self, predicate: Any) -> int: ...
+
+    def clear(self) -> None: ...
+
+
+class Ticket(NamedTuple):
+    """What a reader saw before it read. ``stripe`` counts changes of keys like this one, ``era`` of the whole space."""
+
+    stripe: int
+    era: int
+    births: int
+
+
+class Guard:
+    """The gate of one L1. Thread-safe; ``lock`` is L1's own, so that a check and the put after it are one step."""
+
+    def __init__(self, l1: LocalTier) -> None:
+        self._l1 = l1
+        self._lock = l1.lock
+        self._stripes = [0] * _STRIPES
+        self._era = 0
+        self._births = 0
+        self._marks: Counter[Hashable] = Counter()
+        self._whole = 0
+        self._newborn = 0
+        self._changes = 0
+        self.refused = 0
+
+    def ticket(self, key: Hashable) -> Ticket | None:
+        """Leave to read ``key`` through the caches, or None while a write of it is being committed. Lock-free."""
+        ticket = Ticket(self._stripes[hash(key) % _STRIPES], self._era, self._births)
+        if self._whole or key in self._marks:
+            return None
+        return ticket
+
+    def put(
+        self,
+        key: Hashable,
+        ticket: Ticket,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        size: int = 0,
+        max_life: float | None = None,
+    ) -> bool:
+        """Keep ``value`` iff nothing happened to ``key`` since ``ticket`` was taken."""
+        with self._lock:
+            if not self._valid(key, ticket, value is ABSENT):
+                self.refused += 1
+                return False
+            self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life)
+            self._stripes[hash(key) % _STRIPES] += 1
+            return True
+
+    def glance(self) -> int | None:
+        """A ticket for a key that is not known before the read: good while no write begins or ends in this space."""
+        changes = self._changes
+        return None if self._whole or self._newborn or self._marks else changes
+
+    def put_seen(self, key: Hashable, glance: int, value: Any, *, size: int = 0, max_life: float | None = None) -> bool:
+        """Keep ``value`` iff nothing at all happened in this space since ``glance``."""
+        with self._lock:
+            if self._changes != glance or self.pending():
+                self.refused += 1
+                return False
+            self._l1.put(key, value, size=size, max_life=max_life)
+            self._stripes[hash(key) % _STRIPES] += 1
+            return True
+
+    def put_many(self, puts: Iterable[tuple[Hashable, Ticket, Any, int, float | None, float | None]]) -> None:
+        """As :meth:`put` for a batch (key, ticket, value, size, ttl, max_life).
+
+        All tickets are judged before any is used up: keys of one batch may share a stripe.
+        """
+        with self._lock:
+            good = [p for p in puts if self._valid(p[0], p[1], p[2] is ABSENT)]
+            for key, _, value, size, ttl, max_life in good:
+                self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life)
+            for stripe in {hash(p[0]) % _STRIPES for p in good}:
+                self._stripes[stripe] += 1
+
+    def _valid(self, key: Hashable, ticket: Ticket, absent: bool) -> bool:
+        return (
+            not self._whole
+            and key not in self._marks
+            and self._era == ticket.era
+            and self._stripes[hash(key) % _STRIPES] == ticket.stripe
+            and not (absent and (self._newborn or self._births != ticket.births))
+        )
+
+    def begin(self, change: Change) -> None:
+        with self._lock:
+            self._drop(change)
+            self._marks.update(change.keys)
+            self._whole += change.whole
+            self._newborn += change.births
+
+    def end(self, change: Change) -> None:
+        with self._lock:
+            self._drop(change)
+            for key in change.keys:
+                self._marks[key] -= 1
+                if self._marks[key] <= 0:
+                    del self._marks[key]
+            self._whole -= change.whole
+            self._newborn -= change.births
+
+    def _drop(self, change: Change) -> None:
+        self._changes += 1
+        if change.whole:
+            self._era += 1
+            self._l1.clear()
+        for key in change.keys:
+            self._stripes[hash(key) % _STRIPES] += 1
+            self._l1.drop(key)
+        if change.births:
+            self._births += 1
+            self._l1.drop_if(lambda _key, entry: _is_absent(entry.value))
+
+    def reset_after_fork(self) -> None:
+        """The parent's transactions are not ours, and L1 made itself a new lock."""
+        self._lock = self._l1.lock
+        self._marks.clear()
+        self._whole = self._newborn = 0
+        self._era += 1
+
+    def pending(self) -> int:
+        """How many marks stand now: 0 when no transaction is being committed."""
+        return sum(self._marks.values()) + self._whole + self._newborn
+
+
+def _is_absent(value: Any) -> bool:
+    return value is ABSENT or (type(value) is dict and ABSENT in value.values())

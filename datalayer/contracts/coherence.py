@@ -1,0 +1,85 @@
+"""What a transaction touched, as values that the session writes down and the coherence room acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+
+class Absent:
+    """The type of :data:`ABSENT`: a row that is known not to exist, as opposed to a row that is not known."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT = Absent()
+
+
+class Outcome(Enum):
+    """How a marked transaction ended. ``UNKNOWN``: COMMIT was sent and its reply never came."""
+
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True)
+class WriteSet:
+    """Everything that one root transaction may change. It only grows: a savepoint's rollback takes nothing back.
+
+    Tables are named by ``Table.fullname``. ``keys``: exact primary keys by base table. ``extent``: the tables that those
+    keys' rows consist of. ``tables``: changed in rows that are not known. ``births``: got rows whose keys are not
+    known. ``deleted``, ``rekeyed``: tables whose foreign keys may cascade. ``everything``: no idea what changed.
+    ``strange``: the transaction changed its own isolation.
+    """
+
+    keys: dict[str, set[tuple[Any, ...]]] = field(default_factory=dict)
+    extent: dict[str, set[str]] = field(default_factory=dict)
+    tables: set[str] = field(default_factory=set)
+    births: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    rekeyed: set[str] = field(default_factory=set)
+    everything: bool = False
+    strange: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.everything or self.keys or self.tables or self.births or self.deleted or self.rekeyed or self.strange
+        )
+
+    def touch(self, base_table: str, key: tuple[Any, ...], tables: Iterable[str]) -> None:
+        self.keys.setdefault(base_table, set()).add(key)
+        self.extent.setdefault(base_table, set()).update(tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A write set as one space sees it: some keys, or everything in it, or only new rows."""
+
+    keys: frozenset[Hashable] = frozenset()
+    whole: bool = False
+    births: bool = False
+
+    def __bool__(self) -> bool:
+        return self.whole or self.births or bool(self.keys)
+
+
+class Space(Protocol):
+    """The cached rows of one root class, as the coherence room sees them. Thread-safe."""
+
+    base_table: str
+    tables: frozenset[str]
+
+    def begin(self, change: Change) -> None:
+        """From now on nothing that ``change`` covers is served from or put into a cache."""
+
+    def end(self, change: Change, outcome: Outcome) -> None:
+        """The transaction is over: make every tier forget what changed, then allow caching again."""

@@ -1,0 +1,304 @@
+"""``DataLayer``: opens the tiers over one database, hands out sessions and repositories, and closes everything again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+
+from .config.env import from_env
+from .config.settings import Settings
+from .config.yaml import from_yaml
+from .contracts.coherence import WriteSet
+from .contracts.levels import Consistency
+from .errors import ConfigError, UnavailableError
+from .migrate.runner import MigrationReport, create_missing
+from .models.schema import schema_of
+from .observe.health import Health, TierHealth
+from .observe.logs import redact_url
+from .observe.stats import Stats
+from .repository import OneShotRepository, Repository
+from .session.caches import Caches
+from .session.reader import Reader
+from .session.session import Session
+from .statistics import collect
+from .tiers.l3 import row_reader
+from .wiring import Parts, build
+
+T = TypeVar("T")
+
+
+class DataLayer:
+    """The tiers over one database. Thread-safe; survives ``fork``; a context manager.
+
+    ``url`` is a SQLAlchemy database URL, or ``engine`` an engine that the application has already. ``redis`` is a
+    ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` or ``redis+cluster://`` URL; without it L2 is absent.
+    ``models`` says which mapped classes belong to the layer: a declarative base, a list of classes, or None for any.
+    Other keywords are fields of :class:`~datalayer.Settings` and override ``settings``. Nothing is connected before the
+    first use. Raises ConfigError for anything that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        engine: sa.Engine | None = None,
+        redis: str | None = None,
+        models: Any = None,
+        settings: Settings | None = None,
+        **options: Any,
+    ) -> None:
+        given = {name: value for name, value in (("url", url), ("redis", redis)) if value is not None}
+        self.settings = _merged(settings, given | options)
+        if (engine is None) == (self.settings.url is None):
+            raise ConfigError("DataLayer needs a database: give either a url or engine=, one of them and not both")
+        self._lock = threading.Lock()
+        self._readers: dict[type[Any], Reader] = {}
+        self._closed = False
+        self._parts: Parts = build(self.settings, engine, models)
+        _layers.add(self)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, models: Any = None, **options: Any) -> Self:
+        """A layer from ``DATALAYER_URL``, ``DATALAYER_REDIS``, ``DATALAYER_L1_TTL`` and so on."""
+        return cls(models=models, settings=from_env(os.environ if environ is None else environ), **options)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, *, models: Any = None, **options: Any) -> Self:
+        """A layer from a YAML file; ``${VAR}`` and ``${VAR:-default}`` are expanded. Needs ``datalayer[yaml]``."""
+        return cls(models=models, settings=from_yaml(path), **options)
+
+    # -- lifecycle -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give back every connection and stop every thread. Idempotent; afterwards every call raises UnavailableError."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        parts = self._parts
+        parts.caches.closed = True
+        for ladder in parts.caches.ladders():
+            ladder.clear_local()
+        parts.tracker.remove()
+        parts.watchdog.close()
+        parts.l2.close()
+        if parts.reading is not None:
+            parts.reading.dispose()
+        if parts.owned:
+            parts.engine.dispose()
+        if parts.folder is not None:
+            parts.folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        redis = f" redis={redact_url(self.settings.redis)}" if self.settings.redis else ""
+        state = " closed" if self._closed else ""
+        return f"<DataLayer {self._parts.engine.url.render_as_string(hide_password=True)}{redis}{state}>"
+
+    def _reset_after_fork(self) -> None:
+        """In the child: the parent's connections stay the parent's, and what was cached is read again."""
+        parts = self._parts
+        self._lock = threading.Lock()
+        parts.engine.dispose(close=False)
+        if parts.reading is not None:
+            parts.reading.dispose(close=False)
+        parts.l2.reset_after_fork()
+        parts.watchdog.reset_after_fork()
+        parts.coherence.reset_after_fork()
+        for ladder in parts.caches.ladders():
+            ladder.reset_after_fork()
+
+    def _open(self) -> Parts:
+        if self._closed:
+            raise UnavailableError("the layer is closed; open a new DataLayer")
+        return self._parts
+
+    # -- doors -----------------------------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of transactions."""
+        return self._open().engine
+
+    @property
+    def caches(self) -> Caches:
+        """What a :class:`~datalayer.Session` reads through."""
+        return self._open().caches
+
+    def session(self, **options: Any) -> Session:
+        """A session with SQLAlchemy's semantics: you commit. Options are those of ``sqlalchemy.orm.Session``."""
+        return Session(self._open().engine, layer=self, **options)
+
+    @contextmanager
+    def begin(
+        self, *, isolation: str | None = None, read_only: bool = False, timeout: float | None = None
+    ) -> Iterator[Session]:
+        """A session in a transaction that commits when the block ends well and rolls back when it raises.
+
+        ``isolation`` is a level of the database, ``timeout`` limits each statement (seconds, PostgreSQL).
+        """
+        with self.session() as session, session.begin():
+            self._prepare(session, isolation, read_only, timeout)
+            yield session
+
+    def _prepare(self, session: Session, isolation: str | None, read_only: bool, timeout: float | None) -> None:
+        if isolation is not None:
+            session.connection(execution_options={"isolation_level": isolation})
+        if self._parts.engine.dialect.name != "postgresql":
+            return
+        if read_only:
+            session.execute(sa.text("SET TRANSACTION READ ONLY"))
+        if timeout is not None:
+            session.execute(sa.text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout * 1000))})
+
+    def repository(self, model: type[T], *, consistency: Consistency | None = None) -> Repository[T]:
+        """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once."""
+        parts = self._open()
+        mapper = parts.registry.resolve(model)
+        with self._lock:
+            reader = self._readers.get(model)
+            if reader is None:
+                reader = self._readers[model] = self._make_reader(mapper)
+        return OneShotRepository(model, reader, self._one_shot_session, consistency)
+
+    def _make_reader(self, mapper: Any) -> Reader:
+        parts, schema = self._parts, schema_of(mapper)
+        rows = None
+        if schema.cacheable and not _sees_rows_by_role(parts.caches.reasons(schema)):
+            rows = row_reader(
+                schema,
+                engine=parts.engine,
+                reading=parts.reading,
+                watchdog=parts.watchdog,
+                own_listeners=parts.statement_listeners,
+            )
+        return Reader(parts.caches, schema, rows, self._one_shot_session)
+
+    def _one_shot_session(self) -> Session:
+        return self.session(expire_on_commit=False)
+
+    # -- schema ----------------------------------------------------------------------------------------------------
+
+    def migrate(self) -> MigrationReport:
+        """Create what the models have and the database lacks. Idempotent, safe in every process at start-up."""
+        parts = self._open()
+        report = create_missing(parts.engine, parts.registry.metadata)
+        parts.caches.forget_catalog()
+        return report
+
+    def explain(self, model: type[Any]) -> str:
+        """Whether rows of a model are cached by this layer and, if not, every reason why."""
+        schema = schema_of(self._open().registry.resolve(model))
+        return explained(model, self._parts.caches.reasons(schema))
+
+    # -- control ---------------------------------------------------------------------------------------------------
+
+    def consistency(self, level: Consistency) -> AbstractContextManager[None]:
+        """Reads of this thread have this level inside the block."""
+        return self._open().caches.levels.at(level)
+
+    def cache_disabled(self) -> AbstractContextManager[None]:
+        """The kill switch: every read of every thread asks the database inside the block; writes still invalidate."""
+        return self._open().caches.levels.disabled()
+
+    def touch(self, *models: type[Any]) -> None:
+        """Say that somebody else wrote to the tables of these models: every tier forgets their rows."""
+        parts = self._open()
+        tables = {t for model in models for t in schema_of(parts.registry.resolve(model)).tables}
+        parts.coherence.forget(WriteSet(tables=tables))
+
+    # -- observation -----------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path."""
+        parts = self._open()
+        return collect(parts.caches.ladders(), parts.failures)
+
+    def ping(self) -> float:
+        """Seconds that the database takes to answer ``SELECT 1``; L3UnavailableError if it does not."""
+        from .tiers.l3 import translated
+
+        engine = self._open().engine
+        began = time.perf_counter()
+        try:
+            with engine.connect() as connection:
+                connection.execute(sa.text("SELECT 1"))
+        except sa.exc.SQLAlchemyError as error:
+            raise translated(error, engine) from error
+        return time.perf_counter() - began
+
+    def health(self) -> Health:
+        """Whether each tier answers: ``down`` without the database, ``degraded`` without a Redis that is configured."""
+        parts = self._open()
+        tiers = {"l1": TierHealth(ok=True, detail="in process"), "l3": _probe(self.ping)}
+        if self.settings.redis:
+            tiers["l2"] = _probe(lambda: _ping_shared(parts))
+        else:
+            detail = "no Redis configured" + ("" if parts.engine.dialect.name == "sqlite" else _ALONE)
+            tiers["l2"] = TierHealth(ok=True, detail=detail)
+        status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
+        return Health(ok=status == "ok", status=status, tiers=tiers)
+
+
+_ALONE = "; other processes' writes are seen when L1's time to live ends"
+
+_layers: weakref.WeakSet[DataLayer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for layer in list(_layers):
+        if not layer._closed:
+            layer._reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _merged(settings: Settings | None, options: dict[str, Any]) -> Settings:
+    if settings is None:
+        return Settings.from_mapping(options)
+    return settings.replace(**options) if options else settings
+
+
+def _sees_rows_by_role(reasons: tuple[str, ...]) -> bool:
+    return any("row-level security" in reason for reason in reasons)
+
+
+def _probe(ping: Callable[[], float]) -> TierHealth:
+    try:
+        return TierHealth(ok=True, detail="answers", latency_ms=ping() * 1000)
+    except Exception as error:
+        return TierHealth(ok=False, detail=type(error).__name__)
+
+
+def _ping_shared(parts: Parts) -> float:
+    began = time.perf_counter()
+    if not parts.l2.ping():
+        raise UnavailableError("Redis does not answer")
+    return time.perf_counter() - began
+
+
+def explained(model: type[Any], reasons: tuple[str, ...]) -> str:
+    if not reasons:
+        return f"{model.__name__} is cached"
+    return f"{model.__name__} is not cached: " + "; ".join(reasons)
+
+
+def explain(model: type[Any]) -> str:
+    """Whether a mapped class can be cached at all and, if not, every reason why (a layer may add its own)."""
+    from .repository import mapper_of
+
+    return explained(model, schema_of(mapper_of(model)).reasons)

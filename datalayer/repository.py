@@ -1,0 +1,567 @@
+"""``Repository[T]``: the rows of one model by key, by unique value and by query, with writes that keep the caches right.
+
+A repository of a session works in that session's transaction, and its instances belong to the session.
+``layer.repository(Model)`` gives the same calls, each in a short session of its own, with detached instances.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy import event, inspect
+from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.exc import StaleDataError
+
+from .contracts.coherence import WriteSet
+from .contracts.levels import Consistency
+from .errors import (
+    AlreadyExistsError,
+    ConfigError,
+    ConflictError,
+    InvalidModelError,
+    MissingPrimaryKeyError,
+    NotFoundError,
+    QueryError,
+)
+from .models.columns import column_flags, utc_now
+from .models.hooks import Hooks, run_after_set, run_before_get, run_before_set
+from .models.schema import Schema, schema_of
+from .query.compile import to_select
+from .query.page import Page, keyset
+from .session.many import get_many
+from .session.reader import Reader
+from .session.session import Session
+from .session.snapshots import Snapshot, make_snapshot, snapshot_class
+from .session.unique import unique_sets
+from .tiers.ladder import Ladder
+from .tiers.upsert import upsert
+
+if TYPE_CHECKING:
+    from .query.builder import Q
+
+T = TypeVar("T")
+
+_BATCH = 1000
+
+
+class Repository(Generic[T]):
+    """Reads and writes of one model in one session. As thread-safe as the session: not at all.
+
+    ``Repository[Player](session)``, or a subclass ``class Players(Repository[Player])``. Writes are flushed at once and
+    committed by whoever owns the transaction. ``page_secret`` signs cursors.
+    """
+
+    model: ClassVar[type[Any]]
+
+    def __class_getitem__(cls, item: Any) -> Any:
+        if isinstance(item, TypeVar) or cls.__dict__.get("model") is not None:
+            return super().__class_getitem__(item)  # type: ignore[misc]
+        return type(f"{cls.__name__}[{getattr(item, '__name__', item)}]", (cls,), {"model": item, "__module__": cls.__module__})
+
+    def __init__(self, session: Session, *, consistency: Consistency | None = None) -> None:
+        if not isinstance(session, Session):
+            raise ConfigError(
+                f"{type(self).__name__} got {type(session).__name__!r}; expected a datalayer.Session "
+                "(layer.session(), or sessionmaker(class_=datalayer.Session, layer=layer))"
+            )
+        if getattr(type(self), "model", None) is None:
+            raise ConfigError(f"{type(self).__name__} names no model; write Repository[Model](session)")
+        self.session = session
+        self._consistency = consistency
+        self._mapper = mapper_of(self.model)
+        self._schema = schema_of(self._mapper)
+
+    # -- reads by key ----------------------------------------------------------------------------------------------
+
+    def get(self, id: Any, *, consistency: Consistency | None = None) -> T | None:
+        """The row under ``id`` (composite keys are tuples in mapped order), or None."""
+        run_before_get(self._hooks, self.model, id)
+        with self.session.at(consistency or self._consistency):
+            return self._live(self.session.get(self.model, id))
+
+    def get_one(self, id: Any, *, consistency: Consistency | None = None) -> T:
+        """The row under ``id``; NotFoundError when there is none."""
+        return found_or_raise(self.get(id, consistency=consistency), self.model, id)
+
+    def get_many(self, ids: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
+        """The rows that exist, by id: one batch per tier, at most one statement per 1,000 keys."""
+        with self.session.at(consistency or self._consistency):
+            found = get_many(self.session, self._schema, dict.fromkeys(ids))
+        return {id: live for id, instance in found.items() if (live := self._live(instance)) is not None}
+
+    def get_snapshot(self, id: Any, *, consistency: Consistency | None = None) -> Snapshot | None:
+        """The row as an immutable value."""
+        instance = self.get(id, consistency=consistency)
+        if instance is None:
+            return None
+        if self._schema.reasons:
+            raise InvalidModelError(f"{self.model.__name__} has no snapshots: {'; '.join(self._schema.reasons)}; use get()")
+        keys = self._schema.full.keys
+        return make_snapshot(snapshot_class(self._schema), keys, tuple(getattr(instance, key) for key in keys))
+
+    def get_by(self, *, consistency: Consistency | None = None, **unique: Any) -> T | None:
+        """The row with these unique values; QueryError when they are not unique in the table."""
+        check_unique(self._schema, unique)
+        statement = sa.select(self.model).filter_by(**unique)
+        with self.session.at(consistency or self._consistency):
+            return self._live(self.session.by_unique(self._schema, unique, statement).scalars().one_or_none())
+
+    def exists(self, id: Any) -> bool:
+        """Whether the row is there: L1, then L2, then the database."""
+        return self.get(id) is not None
+
+    # -- reads by query --------------------------------------------------------------------------------------------
+
+    def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
+        """How many rows match; always asks the database, loads none."""
+        inner = self._select(query, default_limit=False).order_by(None)
+        return int(self.session.scalar(sa.select(sa.func.count()).select_from(inner.subquery())) or 0)
+
+    def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
+        """The rows that match, at most 100 unless the query says otherwise."""
+        return list(self.session.scalars(self._select(query)).unique().all())
+
+    def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
+        """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1."""
+        statement = self._select(query, default_limit=False)
+        plan = keyset(statement, self.model, size=size, after=after, secret=self._page_secret())
+        rows = list(self.session.scalars(plan.statement).unique().all())
+        return plan.page(rows)
+
+    def _page_secret(self) -> bytes:
+        caches = self.session._caches
+        return caches.page_secret if caches is not None else b""
+
+    def _select(self, query: Any, *, default_limit: bool = True) -> sa.Select[Any]:
+        statement = to_select(query, self.model, default_limit=default_limit)
+        column = soft_delete_column(self.model)
+        return statement if column is None else statement.where(column.is_(None))
+
+    # -- writes ----------------------------------------------------------------------------------------------------
+
+    def create(self, obj: T) -> T:
+        """Insert. AlreadyExistsError when the key or a unique value is taken."""
+        return self.create_many([obj])[0]
+
+    def create_many(self, objs: Iterable[T]) -> list[T]:
+        """Insert all of them in one flush."""
+        made = [self._accepted(obj) for obj in objs]
+        self.session.add_all(made)
+        self._flush()
+        self._written(made)
+        return made
+
+    def update(self, id: Any, **values: Any) -> T:
+        """Change attributes of the row under ``id``, read for it from the database. NotFoundError when there is none."""
+        check_attributes(self._mapper, values)
+        obj = found_or_raise(self._for_write(id), self.model, id)
+        for name, value in values.items():
+            setattr(obj, name, value)
+        run_before_set(self._hooks, obj)
+        self._flush()
+        self._written([obj])
+        return obj
+
+    def set(self, obj: T) -> T:
+        """Insert, or update what ``obj`` has loaded: an upsert that leaves other columns alone."""
+        return self.set_many([obj])[0]
+
+    def set_many(self, objs: Iterable[T]) -> list[T]:
+        """Upsert each. An instance of this session is flushed as it is."""
+        return [self._set(self._accepted(obj)) for obj in objs]
+
+    def compare_and_set(self, obj: T, *, expected: Any) -> T:
+        """Write what ``obj`` has loaded iff the row still is as ``expected``; ConflictError if it is not.
+
+        ``expected`` is the object as it was read, a mapping of attributes to values, or a version number.
+        """
+        run_before_set(self._hooks, obj)
+        key = self._key_of(obj)
+        wanted = self._expectation(expected)
+        values = {name: v for name, v in self._loaded(obj).items() if name not in self._schema_key_names()}
+        statement = sa.update(self.model).where(*self._is_key(key))
+        for name, value in wanted.items():
+            statement = statement.where(getattr(self.model, name).is_not_distinct_from(value))
+        version = self._mapper.version_id_col
+        if version is not None:
+            name = self._mapper.get_property_by_column(version).key
+            values[name] = getattr(self.model, name) + 1
+        result = cast(Any, self.session.execute(statement.values(values), execution_options={"synchronize_session": False}))
+        if result.rowcount != 1:
+            raise ConflictError(
+                f"{self.model.__name__} {_shown(key)} is not as expected any more ({', '.join(wanted) or 'it is gone'}); "
+                "read it again and decide anew"
+            )
+        return self._reloaded(key)
+
+    def delete(self, id: Any, *, hard: bool = False) -> bool:
+        """Delete the row; False when there was none. A SoftDelete model is marked instead, unless ``hard``."""
+        return self.delete_many([id], hard=hard) == 1
+
+    def delete_many(self, ids: Iterable[Any], *, hard: bool = False) -> int:
+        """Delete rows; returns how many there were."""
+        column = soft_delete_column(self.model)
+        gone = 0
+        for id in ids:
+            obj = self._for_write(id)
+            if obj is None or (column is not None and not hard and getattr(obj, column.key) is not None):
+                continue
+            gone += 1
+            if column is not None and not hard:
+                setattr(obj, column.key, self._now())
+            else:
+                self.session.delete(obj)
+        self._flush()
+        return gone
+
+    def restore(self, id: Any) -> T:
+        """Take back a soft delete."""
+        column = soft_delete_column(self.model)
+        if column is None:
+            raise InvalidModelError(f"{self.model.__name__} is not a SoftDelete model; there is nothing to restore")
+        obj = found_or_raise(self._for_write(id), self.model, id)
+        setattr(obj, column.key, None)
+        self._flush()
+        return obj
+
+    # -- cache control ---------------------------------------------------------------------------------------------
+
+    def invalidate(self, id: Any) -> None:
+        """Drop one row from every tier of the cache."""
+        written = WriteSet()
+        written.touch(self._schema.space, _tuple(id), self._schema.tables)
+        self._forget(written)
+
+    def invalidate_all(self) -> None:
+        """Drop every row of the model from every tier; costs the same for one row and for a million."""
+        self._forget(WriteSet(tables=set(self._schema.tables)))
+
+    def invalidate_pattern(self, pattern: str) -> int:
+        """Drop rows whose key matches a glob such as ``"user:*"``; returns how many L1 held. L2 drops them all."""
+        ladder = self._ladder()
+        return 0 if ladder is None else ladder.forget_matching(pattern)
+
+    def warm(
+        self,
+        limit: int = 0,
+        *,
+        query: Q[T] | sa.Select[Any] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Read rows through the tiers so that they are there; 0 is all of them. Returns how many."""
+        statement = self._select(query, default_limit=False)
+        if limit:
+            statement = statement.limit(limit)
+        keys = [getattr(self.model, name) for name in self._schema_key_names()]
+        ids = [row[0] if len(keys) == 1 else tuple(row) for row in self.session.execute(statement.with_only_columns(*keys))]
+        warmed = 0
+        for at in range(0, len(ids), _BATCH):
+            warmed += len(self.get_many(ids[at : at + _BATCH]))
+            if progress is not None:
+                progress(warmed)
+            if self._private:
+                self.session.expunge_all()
+        return warmed
+
+    _private = False
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _hooks(self) -> Hooks | None:
+        return self._schema.policy.hooks
+
+    def _live(self, instance: Any) -> T | None:
+        column = soft_delete_column(self.model)
+        if instance is None or (column is not None and getattr(instance, column.key) is not None):
+            return None
+        return cast(T, instance)
+
+    def _for_write(self, id: Any) -> T | None:
+        with self.session._to_database():
+            return cast("T | None", self.session.get(self.model, id))
+
+    def _accepted(self, obj: T) -> T:
+        if not isinstance(obj, self.model):
+            raise InvalidModelError(
+                f"got {type(obj).__name__!r}; this repository stores {self.model.__name__} instances"
+            )
+        run_before_set(self._hooks, obj)
+        return obj
+
+    def _set(self, obj: T) -> T:
+        if obj in self.session or self._mapper.inherits is not None:
+            obj = obj if obj in self.session else self.session.merge(obj)
+            self._flush()
+            self._written([obj])
+            return obj
+        key = self._key_of(obj)
+        self._upsert(self._loaded(obj))
+        self._touch(key)
+        stored = self._reloaded(key)
+        self._written([stored])
+        return stored
+
+    def _upsert(self, values: Mapping[str, Any]) -> None:
+        flags = {prop.key: column_flags(cast(Any, prop.columns[0])) for prop in self._mapper.column_attrs}
+        now = self._now()
+        for name, flag in flags.items():
+            if flag.auto_now or (flag.auto_now_add and values.get(name) is None):
+                values = {**values, name: now}
+        dialect = self.session.get_bind(mapper=self._mapper).dialect.name
+        statement = upsert(
+            dialect,
+            self._mapper,
+            {self._column_key(name): value for name, value in values.items()},
+            keep=[self._column_key(name) for name, flag in flags.items() if flag.auto_now_add],
+        )
+        connection = self.session.connection(bind_arguments={"mapper": self._mapper})
+        try:
+            connection.execute(statement, execution_options={"datalayer_keys_known": True})
+        except sa.exc.IntegrityError as error:
+            raise self._taken(error) from error
+
+    def _column_key(self, name: str) -> str:
+        return str(self._mapper.get_property(name).columns[0].key)  # type: ignore[attr-defined]
+
+    def _touch(self, key: tuple[Any, ...]) -> None:
+        caches = self.session._caches
+        if caches is not None:
+            connection = self.session.connection(bind_arguments={"mapper": self._mapper})
+            caches.tracker.open(connection).touch(self._schema.space, key, self._schema.tables)
+
+    def _reloaded(self, key: tuple[Any, ...]) -> T:
+        with self.session._to_database():
+            found = self.session.get(self.model, key, populate_existing=True)
+        return found_or_raise(cast("T | None", found), self.model, key)
+
+    def _loaded(self, obj: T) -> dict[str, Any]:
+        loaded = inspect(obj).dict
+        return {prop.key: loaded[prop.key] for prop in self._mapper.column_attrs if prop.key in loaded}
+
+    def _schema_key_names(self) -> tuple[str, ...]:
+        return tuple(self._mapper.get_property_by_column(c).key for c in self._mapper.primary_key)
+
+    def _key_of(self, obj: T) -> tuple[Any, ...]:
+        key = tuple(getattr(obj, name) for name in self._schema_key_names())
+        if any(value is None for value in key):
+            raise MissingPrimaryKeyError(
+                f"{self.model.__name__} has no value for its primary key ({', '.join(self._schema_key_names())}); "
+                "set() and compare_and_set() need one, create() lets the database choose"
+            )
+        return key
+
+    def _is_key(self, key: Sequence[Any]) -> list[Any]:
+        return [getattr(self.model, name) == v for name, v in zip(self._schema_key_names(), key, strict=True)]
+
+    def _expectation(self, expected: Any) -> dict[str, Any]:
+        if isinstance(expected, Mapping):
+            wanted = {str(getattr(name, "key", name)): value for name, value in expected.items()}
+            check_attributes(self._mapper, wanted)
+            return wanted
+        if isinstance(expected, self.model):
+            return {k: v for k, v in self._loaded(expected).items() if k not in self._schema_key_names()}
+        version = self._mapper.version_id_col
+        if version is None:
+            raise QueryError(
+                f"expected= is {expected!r}, but {self.model.__name__} has no version column; "
+                "give the object as it was read or a mapping of attributes"
+            )
+        return {self._mapper.get_property_by_column(version).key: expected}
+
+    def _flush(self) -> None:
+        try:
+            self.session.flush()
+        except sa.exc.IntegrityError as error:
+            raise self._taken(error) from error
+        except StaleDataError as error:
+            raise ConflictError(
+                f"a {self.model.__name__} row was changed or deleted since it was read; read it again and decide anew"
+            ) from error
+
+    def _taken(self, error: sa.exc.IntegrityError) -> Exception:
+        if _is_unique_violation(error):
+            return AlreadyExistsError(
+                f"{self.model.__name__}: a row with this key or unique value exists; use set() to write over it"
+            )
+        return error
+
+    def _written(self, objs: Sequence[T]) -> None:
+        """Run ``after_set`` once the transaction is committed."""
+        hooks = self._hooks
+        if hooks is None or hooks.after_set is None:
+            return
+
+        def committed(session: Any) -> None:
+            for obj in objs:
+                run_after_set(hooks, obj)
+
+        event.listen(self.session, "after_commit", committed, once=True)
+
+    def _now(self) -> Any:
+        return utc_now()
+
+    def _ladder(self) -> Ladder | None:
+        caches = self.session._caches
+        return caches.ladder(self._schema) if caches is not None else None
+
+    def _forget(self, written: WriteSet) -> None:
+        if self.session._caches is not None:
+            self.session._caches.forget(written)
+
+
+def mapper_of(model: Any) -> Mapper[Any]:
+    found = inspect(model, raiseerr=False)
+    if not isinstance(found, Mapper):
+        raise InvalidModelError(
+            f"{getattr(model, '__name__', model)!r} is not a mapped class; derive it from datalayer.Model or map it"
+        )
+    return found
+
+
+def found_or_raise(found: T | None, model: type[Any], id: Any) -> T:
+    if found is None:
+        raise NotFoundError(f"{model.__name__} {_shown(id)} does not exist")
+    return found
+
+
+def check_unique(schema: Schema, asked: Mapping[str, Any]) -> None:
+    """QueryError unless the attributes are one of the model's unique sets."""
+    check_attributes(schema.mapper, asked)
+    known = unique_sets(schema)
+    if schema.cacheable and frozenset(asked) not in known:
+        shown = "; ".join(sorted(", ".join(sorted(names)) for names in known)) or "none"
+        raise QueryError(
+            f"{', '.join(asked) or 'nothing'} is not unique in {schema.cls.__name__} (unique: {shown}); use search()"
+        )
+
+
+def check_attributes(mapper: Mapper[Any], values: Iterable[str]) -> None:
+    for name in values:
+        if name not in mapper.column_attrs and name not in mapper.attrs:
+            near = difflib.get_close_matches(name, list(mapper.attrs.keys()), n=1)
+            raise QueryError(
+                f"{mapper.class_.__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
+def soft_delete_column(model: type[Any]) -> Any:
+    name = getattr(model, "__datalayer_soft_delete__", None)
+    return getattr(model, name) if name is not None else None
+
+
+def _tuple(id: Any) -> tuple[Any, ...]:
+    return id if isinstance(id, tuple) else (id,)
+
+
+def _shown(id: Any) -> str:
+    return repr(id[0]) if isinstance(id, tuple) and len(id) == 1 else repr(id)
+
+
+def _is_unique_violation(error: sa.exc.IntegrityError) -> bool:
+    origin: Any = error.orig
+    if getattr(origin, "sqlstate", None) is not None:
+        return bool(origin.sqlstate == "23505")
+    return "UNIQUE constraint" in str(origin)
+
+
+
+class OneShotRepository(Repository[T]):
+    """The same calls, each in a session and a transaction of its own; instances come back detached. Thread-safe.
+
+    ``get`` and ``get_snapshot`` of a plain model are the reader's own functions: no session is opened for an L1 hit.
+    """
+
+    def __init__(
+        self, model: type[T], reader: Reader, open_session: Callable[[], Session], consistency: Consistency | None = None
+    ) -> None:
+        self.model = model  # type: ignore[misc]  # of the instance here, of the class elsewhere
+        self._reader = reader
+        self._open = open_session
+        self._bound = Repository[model]  # type: ignore[valid-type]
+        self._consistency = consistency
+        self._mapper = reader.schema.mapper
+        self._schema = reader.schema
+        self._plain = soft_delete_column(model) is None and not (self._hooks and self._hooks.before_get)
+        if self._plain and consistency is None:
+            self.get = reader.get  # type: ignore[method-assign]
+            self.get_snapshot = reader.get_snapshot  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return f"<repository of {self.model.__name__}>"
+
+    def get(self, id: Any, *, consistency: Consistency | None = None) -> T | None:
+        run_before_get(self._hooks, self.model, id)
+        return self._live(self._reader.get(id, consistency or self._consistency))
+
+    def get_snapshot(self, id: Any, *, consistency: Consistency | None = None) -> Snapshot | None:
+        run_before_get(self._hooks, self.model, id)
+        snapshot = self._reader.get_snapshot(id, consistency or self._consistency)
+        return cast("Snapshot | None", self._live(snapshot))
+
+    def get_many(self, ids: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
+        found = self._reader.get_many(ids, consistency or self._consistency)
+        return {id: instance for id, instance in found.items() if self._live(instance) is not None}
+
+    def exists(self, id: Any) -> bool:
+        found = self._reader.get_snapshot(id) if not self._schema.reasons else self._reader.get(id)
+        return self._live(found) is not None
+
+    def get_by(self, *, consistency: Consistency | None = None, **unique: Any) -> T | None:
+        return self._once("get_by", consistency=consistency or self._consistency, **unique)
+
+    def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
+        return self._once("count", query)
+
+    def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
+        return self._once("search", query)
+
+    def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
+        return self._once("page", query, after=after, size=size)
+
+    def create_many(self, objs: Iterable[T]) -> list[T]:
+        return self._once("create_many", objs)
+
+    def update(self, id: Any, **values: Any) -> T:
+        return self._once("update", id, **values)
+
+    def set_many(self, objs: Iterable[T]) -> list[T]:
+        return self._once("set_many", objs)
+
+    def compare_and_set(self, obj: T, *, expected: Any) -> T:
+        return self._once("compare_and_set", obj, expected=expected)
+
+    def delete_many(self, ids: Iterable[Any], *, hard: bool = False) -> int:
+        return self._once("delete_many", ids, hard=hard)
+
+    def restore(self, id: Any) -> T:
+        return self._once("restore", id)
+
+    def invalidate(self, id: Any) -> None:
+        self._once("invalidate", id)
+
+    def invalidate_all(self) -> None:
+        self._once("invalidate_all")
+
+    def invalidate_pattern(self, pattern: str) -> int:
+        return self._once("invalidate_pattern", pattern)
+
+    def warm(
+        self,
+        limit: int = 0,
+        *,
+        query: Q[T] | sa.Select[Any] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        return self._once("warm", limit, query=query, progress=progress)
+
+    def _once(self, call: str, *args: Any, **options: Any) -> Any:
+        """One call on a repository of a fresh session, committed if it returns."""
+        with self._open() as session, session.begin():
+            repository = self._bound(session)
+            repository._private = True
+            answer = getattr(repository, call)(*args, **options)
+        return answer

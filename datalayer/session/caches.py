@@ -1,0 +1,131 @@
+"""The ladders of one layer, made at the first read of each root class, and the reasons why a class has none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..contracts.coherence import WriteSet
+from ..contracts.levels import Levels
+from ..models.schema import Schema
+from ..tiers.ladder import Ladder
+from .writes import WriteTracker
+
+_ROW_SECURITY = sa.text("SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(:name)")
+
+
+class Caches:
+    """What a session needs of its layer. Thread-safe.
+
+    ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root class; ``member`` says whether a class belongs to the layer at all.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        tracker: WriteTracker,
+        forget: Callable[[WriteSet], None],
+        levels: Levels,
+        make: Callable[[Schema], Ladder],
+        member: Callable[[object], bool],
+        page_secret: bytes,
+    ) -> None:
+        self.engine = engine
+        self.tracker = tracker
+        self.forget = forget
+        self.levels = levels
+        self.page_secret = page_secret
+        self.closed = False
+        self._make = make
+        self._member = member
+        self._lock = threading.RLock()
+        self._ladders: dict[type[Any], Ladder] = {}
+        self._known: dict[Schema, Ladder | None] = {}
+        self._secured: dict[str, bool] = {}
+
+    def ladder(self, schema: Schema) -> Ladder | None:
+        """The ladder of a shape, or None when its rows are not cached. A dict look-up after the first time."""
+        try:
+            return self._known[schema]
+        except KeyError:
+            return self._learn(schema)
+
+    def _learn(self, schema: Schema) -> Ladder | None:
+        reasons = self.reasons(schema)
+        with self._lock:
+            if schema in self._known:
+                return self._known[schema]
+            ladder = None
+            if not reasons:
+                ladder = self._ladders.get(schema.root)
+                if ladder is None:
+                    ladder = self._ladders[schema.root] = self._make(schema)
+            if not reasons or not any(_may_change(reason) for reason in reasons):
+                self._known[schema] = ladder
+            return ladder
+
+    def ladders(self) -> list[Ladder]:
+        with self._lock:
+            return list(self._ladders.values())
+
+    def reasons(self, schema: Schema) -> tuple[str, ...]:
+        """Why rows of this shape are not cached by this layer; empty when they are."""
+        if schema.reasons:
+            return schema.reasons
+        if not self._member(schema.cls):
+            return (_NOT_MEMBER,)
+        if self.engine.dialect.name == "postgresql" and schema.policy.cache_scope is None:
+            return tuple(self._row_security(schema))
+        return ()
+
+    def _row_security(self, schema: Schema) -> list[str]:
+        found = []
+        for table in schema.mapper.tables:
+            secured = self._is_secured(table)
+            if secured is None:
+                found.append(f"{_NO_TABLE} {table.fullname}")
+            elif secured:
+                found.append(
+                    f"table {table.fullname} has row-level security and the model has no cache_scope: "
+                    "one role could be served another's rows"
+                )
+        return found
+
+    def _is_secured(self, table: sa.Table) -> bool | None:
+        name = table.fullname
+        if name not in self._secured:
+            quoted = self.engine.dialect.identifier_preparer.format_table(table)
+            with self.engine.connect() as connection:
+                answer = connection.execute(_ROW_SECURITY, {"name": quoted}).scalar()
+            if answer is None:
+                return None
+            self._secured[name] = bool(answer)
+        return self._secured[name]
+
+    def forget_catalog(self) -> None:
+        """The schema of the database changed: look again at what depended on it."""
+        with self._lock:
+            self._secured.clear()
+            self._known.clear()
+
+
+    def forget_everything(self) -> None:
+        """Drop the ladders themselves, for processes that map classes anew all the time, as test suites do."""
+        with self._lock:
+            for ladder in self._ladders.values():
+                ladder.clear_local()
+            self._ladders.clear()
+            self._known.clear()
+            self._secured.clear()
+
+
+_NOT_MEMBER = "its class is not registered with this layer"
+_NO_TABLE = "the database has no table"
+
+
+def _may_change(reason: str) -> bool:
+    return reason is _NOT_MEMBER or reason.startswith(_NO_TABLE)

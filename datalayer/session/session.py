@@ -1,0 +1,232 @@
+"""A SQLAlchemy session whose reads by key may come from a cache, and whose writes keep the caches right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.orm.base import PassiveFlag
+from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.util import EMPTY_DICT
+
+from ..contracts.coherence import WriteSet
+from ..contracts.levels import Consistency, check_level
+from ..errors import ConfigError
+from ..models.schema import Schema
+from .caches import Caches
+from .hydrate import Hydrator, result_of
+from .reads import (
+    connection_of,
+    is_plain_get,
+    lazy_load_bypasses,
+    listens,
+    may_use_tiers,
+    read_identity,
+)
+from .unique import recognise, unique_rows
+from .writes import flushing
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.orm.state import InstanceState
+
+_NEEDED = PassiveFlag.SQL_OK | PassiveFlag.RELATED_OBJECT_OK
+
+
+class HasCaches(Protocol):
+    """A layer, as far as a session is concerned."""
+
+    @property
+    def caches(self) -> Caches: ...
+
+
+class Session(orm.Session):
+    """``sqlalchemy.orm.Session`` with the layer's tiers under ``get``, many-to-one loads and unique look-ups.
+
+    ``layer`` is a :class:`datalayer.DataLayer`; without one this is the plain session. ``consistency`` is the level of
+    every read of this session that does not say otherwise. Everything else is SQLAlchemy's. Not thread-safe, as ever.
+    """
+
+    def __init__(
+        self,
+        bind: Any = None,
+        *,
+        layer: HasCaches | None = None,
+        consistency: Consistency | None = None,
+        **options: Any,
+    ) -> None:
+        if layer is not None and not hasattr(layer, "caches"):
+            raise ConfigError(f"layer is {type(layer).__name__!r}; expected a DataLayer")
+        self._caches: Caches | None = layer.caches if layer is not None else None
+        self._level = check_level(consistency) if consistency is not None else None
+        self._bypass = 0
+        self._hydrator = Hydrator(self)
+        super().__init__(bind, **options)
+
+    # -- reads -----------------------------------------------------------------------------------------------------
+
+    @property
+    def level(self) -> Consistency:
+        """The consistency that a read of this session has now."""
+        levels = self._caches.levels if self._caches is not None else None
+        if levels is None:
+            return "database"
+        if self._level is not None and not levels.off:
+            return self._level
+        return levels.current()
+
+    @contextmanager
+    def at(self, level: Consistency | None) -> Iterator[None]:
+        """Reads of this session have this level inside the block; None changes nothing."""
+        before, self._level = self._level, check_level(level) if level is not None else self._level
+        try:
+            yield
+        finally:
+            self._level = before
+
+    @contextmanager
+    def _to_database(self) -> Iterator[None]:
+        self._bypass += 1
+        try:
+            yield
+        finally:
+            self._bypass -= 1
+
+    def _get_impl(self, entity: Any, primary_key_identity: Any, db_load_fn: Any, **options: Any) -> Any:
+        if self._caches is None or is_plain_get(options, db_load_fn):
+            return super()._get_impl(entity, primary_key_identity, db_load_fn, **options)
+        # _identity_lookup does not see loader options: they are honoured by not answering there.
+        with self._to_database():
+            return super()._get_impl(entity, primary_key_identity, db_load_fn, **options)
+
+    def _identity_lookup(
+        self,
+        mapper: Mapper[Any],
+        primary_key_identity: Any,
+        identity_token: Any = None,
+        passive: PassiveFlag = PassiveFlag.PASSIVE_OFF,
+        lazy_loaded_from: InstanceState[Any] | None = None,
+        execution_options: Any = EMPTY_DICT,
+        bind_arguments: Any = None,
+        **more: Any,
+    ) -> Any:
+        found = super()._identity_lookup(
+            mapper,
+            primary_key_identity,
+            identity_token=identity_token,
+            passive=passive,
+            lazy_loaded_from=lazy_loaded_from,
+            execution_options=execution_options,
+            bind_arguments=bind_arguments,
+            **more,
+        )
+        if found is not None or self._caches is None or self._bypass or self._flushing:
+            return found
+        if identity_token is not None or bind_arguments or more or passive & _NEEDED != _NEEDED:
+            return None
+        if listens(self) or getattr(self, "execution_options", None):
+            return None
+        if lazy_loaded_from is not None and lazy_load_bypasses(lazy_loaded_from):
+            return None
+        return read_identity(self, mapper, tuple(primary_key_identity), passive, lazy_loaded_from)
+
+    def _in_identity_map(self, mapper: Mapper[Any], key: Any, passive: PassiveFlag, parent: Any) -> Any:
+        return super()._identity_lookup(mapper, key, passive=passive, lazy_loaded_from=parent)
+
+    def _execute_internal(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        if self._caches is not None and not params and not any(options.values()):
+            lookup = recognise(statement)
+            if lookup is not None:
+                result = self._from_unique(lookup.schema, {lookup.name: lookup.value}, statement)
+                if result is not None:
+                    return result
+        return super()._execute_internal(statement, params, **options)
+
+    def by_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
+        """The Result of ``statement``, which selects the row with these unique values."""
+        result = self._from_unique(schema, asked, statement)
+        return self.execute(statement) if result is None else result
+
+    def _from_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
+        """A Result by way of the tiers, or None when the statement must run as it is."""
+        if self._caches is None or self._bypass or self._flushing or listens(self):
+            return None
+        ladder = self._caches.ladder(schema)
+        if ladder is None or self.level == "database" or getattr(self, "execution_options", None):
+            return None
+        self._autobegin_t()
+        if self._new or self._deleted or self.identity_map._modified:
+            self._autoflush()
+        if not may_use_tiers(self, schema):
+            return None
+        projection, rows = unique_rows(self, ladder, schema, asked, statement)
+        return result_of(self, schema, projection, rows)
+
+    # -- writes ----------------------------------------------------------------------------------------------------
+
+    def _flush(self, objects: Any = None) -> None:
+        before = getattr(flushing, "session", None)
+        flushing.session, flushing.caches = self, None
+        try:
+            super()._flush(objects)
+        except StaleDataError:
+            self._forget_stale()
+            raise
+        finally:
+            flushing.session, flushing.caches = before, None
+
+    def _register_persistent(self, states: set[InstanceState[Any]]) -> None:
+        self._note(states)
+        super()._register_persistent(states)
+
+    def _remove_newly_deleted(self, states: set[InstanceState[Any]]) -> None:
+        self._note(states)
+        super()._remove_newly_deleted(states)
+
+    def _note(self, states: Iterable[InstanceState[Any]]) -> None:
+        """Enter the keys of flushed states. Touches no attribute: an expired one would emit SQL inside the flush."""
+        if self._caches is None:
+            return
+        connection = connection_of(self, self._caches.engine)
+        if connection is not None:
+            written = self._caches.tracker.open(connection)
+            for state in states:
+                _enter(written, state)
+
+    def _forget_stale(self) -> None:
+        """A stale version came from a cache, perhaps: the retry must not read it there again."""
+        if self._caches is not None:
+            written = WriteSet()
+            for state in self.identity_map.all_states():
+                _enter(written, state)
+            self._caches.forget(written)
+
+    def merge(self, *args: Any, **options: Any) -> Any:
+        # A diff against a stale base would be empty, and the UPDATE silently lost.
+        with self._to_database():
+            return super().merge(*args, **options)
+
+    def merge_all(self, *args: Any, **options: Any) -> Any:
+        with self._to_database():
+            return super().merge_all(*args, **options)
+
+
+def _enter(written: WriteSet, state: InstanceState[Any]) -> None:
+    mapper: Any = state.manager.mapper
+    tables = [t.fullname for t in mapper.tables if isinstance(t, sa.Table)]
+    base = mapper.base_mapper.local_table
+    if not isinstance(base, sa.Table):
+        written.tables.update(tables)
+        return
+    old = tuple(state.key[1]) if state.key is not None else None
+    if old is not None:
+        written.touch(base.fullname, old, tables)
+    values = state.dict
+    if all(prop.key in values for prop in mapper._identity_key_props):
+        new = tuple(values[prop.key] for prop in mapper._identity_key_props)
+        written.touch(base.fullname, new, tables)
+        if old is not None and old != new:
+            written.rekeyed.update(tables)

@@ -1,0 +1,258 @@
+"""What a transaction writes: two trackers into one write set per database connection.
+
+The unit of work tells exact keys (see :class:`datalayer.session.Session`); every other statement is seen by the engine's
+cursor event and classified. The write set becomes marks at the engine's ``commit`` event: it is complete by then, the
+row locks are held, and it fires for the real commit only, not for savepoints.
+
+The state lives on the pooled connection record, because that is what a COMMIT commits, whoever holds it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from ..contracts.coherence import Outcome, WriteSet
+from .catalog import Catalog
+from .classify import Write, changes_isolation, is_text, pinned_keys, reads_only, writes_of
+
+
+class Marker(Protocol):
+    """What the tracker needs of the coherence room."""
+
+    def mark(self, write_set: WriteSet) -> Any: ...
+
+    def finish(self, marks: Any, outcome: Outcome) -> None: ...
+
+
+class _Work:
+    """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
+
+    __slots__ = ("committing", "marks", "prepared", "written")
+
+    def __init__(self) -> None:
+        self.written = WriteSet()
+        self.marks: list[Any] = []
+        self.committing = False
+        self.prepared = False
+
+
+#: The session whose flush runs in this thread, and the compiled caches of its mappers.
+flushing = threading.local()
+
+
+class WriteTracker:
+    """Listens to one engine. Install once per layer; thread-safe because every state belongs to one connection."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        marker: Marker,
+        catalog: Catalog,
+        key_type: Callable[[str], type | None],
+    ) -> None:
+        self._engine = engine
+        self._marker = marker
+        self._catalog = catalog
+        self._key_type = key_type
+        # These pools lend one connection to several holders at once: returning it ends nobody's transaction.
+        self._lends_to_many = isinstance(engine.pool, sa.pool.StaticPool | sa.pool.SingletonThreadPool)
+        self._slot = f"datalayer.{id(self):x}"
+        self._listeners: list[tuple[str, Callable[..., Any]]] = [
+            ("before_cursor_execute", self._before),
+            ("after_cursor_execute", self._after),
+            ("begin", self._begin),
+            ("begin_twophase", self._begin),
+            ("commit", self._commit),
+            ("prepare_twophase", self._prepare),
+            ("commit_twophase", self._commit),
+            ("rollback", self._rollback),
+            ("rollback_twophase", self._rollback),
+            ("handle_error", self._error),
+            ("checkin", self._checkin),
+        ]
+
+    def install(self) -> None:
+        for name, listener in self._listeners:
+            event.listen(self._engine, name, listener)
+
+    def remove(self) -> None:
+        for name, listener in self._listeners:
+            event.remove(self._engine, name, listener)
+
+    # -- asked by readers ------------------------------------------------------------------------------------------
+
+    def written(self, connection: sa.Connection) -> WriteSet | None:
+        """What the transaction on this connection has written so far; None for nothing."""
+        work = self._find(connection)
+        return work.written if work is not None and work.written else None
+
+    def open(self, connection: sa.Connection) -> WriteSet:
+        """The write set of the transaction on this connection, to be added to."""
+        return self._work(connection).written
+
+    def _find(self, connection: sa.Connection) -> _Work | None:
+        # Connection.info would try to reconnect on an invalidated connection and raise.
+        if connection.closed or connection.invalidated:
+            return None
+        return connection.info.get(self._slot)
+
+    def _work(self, connection: sa.Connection) -> _Work:
+        work = connection.info.get(self._slot)
+        if work is None:
+            work = connection.info[self._slot] = _Work()
+        return work
+
+    # -- statements ------------------------------------------------------------------------------------------------
+
+    def _before(self, connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
+        compiled = getattr(context, "compiled", None)
+        statement = getattr(compiled, "statement", None)
+        if context is not None and context.isddl:
+            self._catalog.forget()
+            self._work(connection).written.everything = True
+        elif statement is None or is_text(statement):
+            self._text(connection, text)
+        else:
+            writes = writes_of(compiled)
+            if not writes:
+                return
+            self._compiled(connection, context, writes)
+        work = self._find(connection)
+        if work is not None and work.written and _autocommits(connection):
+            self._mark(connection, work)
+
+    def _text(self, connection: sa.Connection, text: str) -> None:
+        if not reads_only(text):
+            self._work(connection).written.everything = True
+        elif changes_isolation(text):
+            self._work(connection).written.strange = True
+
+    def _compiled(self, connection: sa.Connection, context: Any, writes: Sequence[Write]) -> None:
+        written = self._work(connection).written
+        if "datalayer_keys_known" in context.execution_options or _is_unit_of_work(context):
+            # Exact keys come from the session; only what the database does by itself is added here.
+            written.deleted.update(w.table for w in writes if w.kind == "delete" and w.table)
+            return
+        for write in writes:
+            self._add(written, write, context.compiled_parameters)
+
+    def _add(self, written: WriteSet, write: Write, parameters: Sequence[Mapping[str, Any]]) -> None:
+        if write.table is None:
+            written.everything = True
+            return
+        if write.kind == "delete":
+            written.deleted.add(write.table)
+        if write.rekeys:
+            written.rekeyed.add(write.table)
+        if write.kind == "insert":
+            written.births.add(write.table)
+            return
+        keys = self._keys(write, parameters)
+        if keys is None:
+            written.tables.add(write.table)
+            return
+        for key in keys:
+            written.touch(write.table, key, (write.table,))
+
+    def _keys(self, write: Write, parameters: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Any, ...]] | None:
+        kind = self._key_type(write.table) if write.pins and write.table else None
+        return pinned_keys(write, parameters, kind) if kind is not None else None
+
+    def _after(self, connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
+        work = self._find(connection)
+        if work is not None and work.marks and not work.committing:
+            self._finish(connection.info, Outcome.COMMITTED)  # AUTOCOMMIT: the statement was its own transaction
+
+    # -- transactions ----------------------------------------------------------------------------------------------
+
+    def _begin(self, connection: sa.Connection, *_: Any) -> None:
+        if (work := self._find(connection)) is not None and work.committing:
+            self._finish(connection.info, _ended(work))
+
+    def _prepare(self, connection: sa.Connection, *_: Any) -> None:
+        """A prepared transaction may be committed by anybody, at any time: until it is, its outcome is unknown."""
+        self._commit(connection)
+        if (work := self._find(connection)) is not None:
+            work.prepared = work.committing
+
+    def _commit(self, connection: sa.Connection, *_: Any) -> None:
+        work = self._find(connection)
+        if work is None:
+            return
+        work.prepared = False
+        if work.written:
+            work.committing = True
+            self._mark(connection, work)
+
+    def _mark(self, connection: sa.Connection, work: _Work) -> None:
+        written = work.written
+        if written.deleted or written.rekeyed:
+            affected = self._catalog.affected(connection, written.deleted, written.rekeyed)
+            if affected is None:
+                written.everything = True
+            else:
+                written.tables |= affected
+        work.marks.append(self._marker.mark(written))
+        work.written = WriteSet()
+
+    def _rollback(self, connection: sa.Connection, *_: Any) -> None:
+        if (work := self._find(connection)) is not None:
+            work.written = WriteSet()
+            self._finish(connection.info, Outcome.ROLLED_BACK)
+
+    def _error(self, context: Any) -> None:
+        """A COMMIT that raised: refused by the server (a rollback follows), or lost with its connection."""
+        connection = context.connection
+        if connection is None or context.statement is not None or not context.is_disconnect:
+            return
+        work = self._find(connection)
+        if work is not None and work.committing:
+            self._finish(connection.info, Outcome.UNKNOWN)
+
+    def _checkin(self, dbapi_connection: Any, record: Any) -> None:
+        work = record.info.get(self._slot)
+        if work is not None and (work.committing or not self._lends_to_many):
+            self._finish(record.info, _ended(work))
+
+    def _finish(self, info: dict[Any, Any], outcome: Outcome) -> None:
+        work = info.get(self._slot)
+        if work is None:
+            return
+        if not work.written or outcome is not Outcome.COMMITTED:
+            info.pop(self._slot)
+        marks, work.marks, work.committing = work.marks, [], False
+        for mark in marks:
+            self._marker.finish(mark, outcome)
+
+
+def _autocommits(connection: sa.Connection) -> bool:
+    return bool(connection._is_autocommit_isolation())
+
+
+def _ended(work: _Work) -> Outcome:
+    if work.prepared:
+        return Outcome.UNKNOWN
+    return Outcome.COMMITTED if work.committing else Outcome.ROLLED_BACK
+
+
+def _is_unit_of_work(context: Any) -> bool:
+    """Whether our own session's flush emitted the statement.
+
+    ``bulk_*_mappings``, bulk UPDATE by primary key and plain Sessions use the same compiled cache, but tell no keys.
+    """
+    session = getattr(flushing, "session", None)
+    cache = context.execution_options.get("compiled_cache") if session is not None else None
+    return cache is not None and id(cache) in _caches(session)
+
+
+def _caches(session: Any) -> frozenset[int]:
+    caches: frozenset[int] | None = getattr(flushing, "caches", None)
+    if caches is None:
+        states = (*session._new, *session.identity_map._modified, *session._deleted)
+        caches = flushing.caches = frozenset(id(state.manager.mapper.base_mapper._compiled_cache) for state in states)
+    return caches

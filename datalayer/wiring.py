@@ -1,0 +1,194 @@
+"""From settings to parts: the only module that names every implementation."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from .codecs.entry import EntryCodec
+from .codecs.registry import codec_named
+from .coherence.guard import Guard
+from .coherence.keys import key_text
+from .coherence.local import Coherence
+from .config.settings import Settings
+from .contracts.clock import Clock, SystemClock
+from .contracts.levels import Levels
+from .contracts.tier import SharedTier
+from .models.policy import CachePolicy
+from .models.registry import Registry
+from .models.schema import Schema
+from .session.caches import Caches
+from .session.catalog import Catalog
+from .session.writes import WriteTracker
+from .tiers.breaker import Breaker
+from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.l1 import L1
+from .tiers.l2 import RedisTier
+from .tiers.ladder import Ladder, Lives
+from .tiers.null import NullTier
+from .tiers.watchdog import Watchdog
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything that a layer is made of. ``owned``: the engine is ours to dispose of."""
+
+    engine: sa.Engine
+    reading: sa.Engine | None
+    owned: bool
+    folder: tempfile.TemporaryDirectory[str] | None
+    registry: Registry
+    coherence: Coherence
+    tracker: WriteTracker
+    caches: Caches
+    l2: SharedTier
+    watchdog: Watchdog
+    clock: Clock
+    failures: Counter[str]
+    statement_listeners: int = 0
+
+
+def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
+    """Make the parts of a layer. Connects to nothing: a server that is away now may be there at the first read."""
+    clock: Clock = settings.clock or SystemClock()
+    registry = Registry(models, allow_plaintext=settings.allow_plaintext)
+    owned, folder = engine is None, None
+    if engine is None:
+        engine, folder = _open(settings)
+    watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
+    failures: Counter[str] = Counter()
+    l2 = _shared_tier(settings, clock, failures)
+    coherence, levels = Coherence(), Levels()
+    catalog = Catalog(lambda: registry.metadata)
+    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
+    maker = _LadderMaker(settings, engine, l2, coherence, clock)
+    caches = Caches(
+        engine,
+        tracker=tracker,
+        forget=coherence.forget,
+        levels=levels,
+        make=maker,
+        member=registry.__contains__,
+        page_secret=settings.l2_mac_key or secrets.token_bytes(32),
+    )
+    reading = None
+    if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg":
+        reading = reading_engine(engine)
+        if owned:
+            watch_statements(engine, watchdog)
+    tracker.install()
+    heard = len(engine.dispatch.before_cursor_execute)  # type: ignore[attr-defined]
+    return Parts(
+        engine, reading, owned, folder, registry, coherence, tracker, caches, l2, watchdog, clock, failures, heard
+    )
+
+
+def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
+    return open_engine(
+        settings.url or "",
+        pool_size=settings.pool_size,
+        pool_timeout=settings.pool_timeout,
+        pool_max_lifetime=settings.pool_max_lifetime,
+        statement_timeout=settings.statement_timeout,
+        lock_timeout=settings.lock_timeout,
+    )
+
+
+def _shared_tier(settings: Settings, clock: Clock, failures: Counter[str]) -> SharedTier:
+    if not settings.redis:
+        return NullTier()
+    return RedisTier(
+        settings.redis,
+        prefix=settings.key_prefix,
+        timeout=settings.redis_timeout,
+        retries=settings.redis_retries,
+        breaker=Breaker(settings.breaker_failures, settings.breaker_reset, clock.monotonic),
+        clock=clock.monotonic,
+        on_error=lambda reason: failures.update((reason,)),
+    )
+
+
+def _key_types(registry: Registry) -> Any:
+    """Table name -> Python type of its single primary key column, as mapped classes have it."""
+    known: dict[str, type | None] = {}
+
+    def key_type(table: str) -> type | None:
+        if table not in known:
+            known[table] = _find_key_type(registry, table)
+        return known[table]
+
+    return key_type
+
+
+def _find_key_type(registry: Registry, name: str) -> type | None:
+    for metadata in registry.metadata:
+        table = metadata.tables.get(name)
+        if table is not None and len(table.primary_key.columns) == 1:
+            try:
+                kind = next(iter(table.primary_key.columns)).type.python_type
+            except NotImplementedError:
+                return None
+            return kind if isinstance(kind, type) else None
+    return None
+
+
+class _LadderMaker:
+    """Makes the ladder of a root class from the settings and the class's policy, and announces it to coherence."""
+
+    def __init__(
+        self, settings: Settings, engine: sa.Engine, l2: SharedTier, coherence: Coherence, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._l2 = l2
+        self._coherence = coherence
+        self._clock = clock
+        self._codec = codec_named(settings.codec)
+        self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
+        self._l1_ttl = settings.effective_l1_ttl(
+            has_redis=bool(settings.redis), multi_process_db=engine.dialect.name != "sqlite"
+        )
+
+    def __call__(self, schema: Schema) -> Ladder:
+        settings, policy = self._settings, schema.policy
+        l1 = self._l1(policy)
+        ladder = Ladder(
+            schema,
+            l1=l1,
+            lookups=self._l1(policy),
+            l2=self._l2,
+            guard=Guard(l1),
+            codec=self._codec,
+            entries=self._entries,
+            lives=Lives(
+                l2=_first(policy.l2.ttl, settings.l2_ttl),
+                negative=_first(policy.negative_ttl, settings.negative_ttl),
+                use_l1=policy.l1.enabled,
+                use_l2=policy.l2.enabled,
+            ),
+            key_text=key_text,
+            scope=policy.cache_scope,
+            prefix=policy.l2.key_prefix,
+        )
+        self._coherence.register(ladder)
+        return ladder
+
+    def _l1(self, policy: CachePolicy) -> L1:
+        settings = self._settings
+        eviction = policy.l1.eviction
+        return L1(
+            max_entries=policy.l1.max_entries or settings.l1_max_entries,
+            max_bytes=policy.l1.max_bytes or settings.l1_max_bytes,
+            ttl=_first(policy.l1.ttl, self._l1_ttl),
+            eviction=getattr(eviction, "value", eviction) or settings.l1_eviction,
+            jitter=settings.ttl_jitter,
+            clock=self._clock.monotonic,
+        )
+
+
+def _first(own: Any, default: float) -> float:
+    return float(default if own is None else own)
