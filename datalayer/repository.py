@@ -79,7 +79,7 @@ class Repository(Generic[T]):
     def get(self, id: Any, *, consistency: Consistency | None = None) -> T | None:
         """The row under ``id`` (composite keys are tuples in mapped order), or None."""
         run_before_get(self._hooks, self.model, id)
-        with self.session.at(consistency or self._consistency):
+        with self.session._at(consistency or self._consistency):
             return self._live(self.session.get(self.model, id))
 
     def get_one(self, id: Any, *, consistency: Consistency | None = None) -> T:
@@ -88,7 +88,7 @@ class Repository(Generic[T]):
 
     def get_many(self, ids: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
         """The rows that exist, by id: one batch per tier, at most one statement per 1,000 keys."""
-        with self.session.at(consistency or self._consistency):
+        with self.session._at(consistency or self._consistency):
             found = get_many(self.session, self._schema, dict.fromkeys(ids))
         return {id: live for id, instance in found.items() if (live := self._live(instance)) is not None}
 
@@ -106,8 +106,8 @@ class Repository(Generic[T]):
         """The row with these unique values; QueryError when they are not unique in the table."""
         check_unique(self._schema, unique)
         statement = sa.select(self.model).filter_by(**unique)
-        with self.session.at(consistency or self._consistency):
-            return self._live(self.session.by_unique(self._schema, unique, statement).scalars().one_or_none())
+        with self.session._at(consistency or self._consistency):
+            return self._live(self.session._by_unique(self._schema, unique, statement).scalars().one_or_none())
 
     def exists(self, id: Any) -> bool:
         """Whether the row is there: L1, then L2, then the database."""

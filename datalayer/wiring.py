@@ -6,6 +6,7 @@ import secrets
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +30,7 @@ from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
 from .tiers.l1 import L1
 from .tiers.l2 import RedisTier
+from .tiers.l3 import row_security
 from .tiers.ladder import Ladder, Lives
 from .tiers.null import NullTier
 from .tiers.watchdog import Watchdog
@@ -64,23 +66,23 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     failures: Counter[str] = Counter()
     l2 = _shared_tier(settings, clock, failures)
     coherence, levels = Coherence(), Levels()
-    catalog = Catalog(lambda: registry.metadata)
-    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
-    maker = _LadderMaker(settings, engine, l2, coherence, clock)
-    caches = Caches(
-        engine,
-        tracker=tracker,
-        forget=coherence.forget,
-        levels=levels,
-        make=maker,
-        member=registry.__contains__,
-        page_secret=settings.l2_mac_key or secrets.token_bytes(32),
-    )
     reading = None
     if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg":
         reading = reading_engine(engine)
         if owned:
             watch_statements(engine, watchdog)
+    catalog = Catalog(lambda: registry.metadata)
+    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
+    caches = Caches(
+        engine,
+        tracker=tracker,
+        forget=coherence.forget,
+        levels=levels,
+        make=_LadderMaker(settings, engine, l2, coherence, clock),
+        member=registry.__contains__,
+        row_security=partial(row_security, reading or engine),
+        page_secret=settings.l2_mac_key or secrets.token_bytes(32),
+    )
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)  # type: ignore[attr-defined]
     return Parts(

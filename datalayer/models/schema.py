@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import util as sql_util
-from sqlalchemy.sql.selectable import LABEL_STYLE_TABLENAME_PLUS_COL
+from sqlalchemy.sql.selectable import LABEL_STYLE_NONE, LABEL_STYLE_TABLENAME_PLUS_COL
 
 from ..contracts.codec import Field
 from .columns import column_flags
@@ -46,9 +46,13 @@ _KINDS: dict[type, str] = {
 class Projection:
     """Some of a shape's columns, in order: all of them, those that L2 may hold, or those that L1 may hold."""
 
-    __slots__ = ("columns", "index", "keys", "pick")
+    __slots__ = ("columns", "compile_state", "index", "keys", "pick")
 
-    def __init__(self, columns: tuple[Any, ...], keys: tuple[str, ...], positions: list[int] | None) -> None:
+    def __init__(
+        self, columns: tuple[Any, ...], keys: tuple[str, ...], positions: list[int] | None, compile_state: Any
+    ) -> None:
+        # Of this projection's own: the ORM memoises in it where each column is in the row.
+        self.compile_state = compile_state
         self.columns = columns
         self.keys = keys
         self.index = {column: i for i, column in enumerate(columns)}
@@ -93,15 +97,16 @@ class Schema:
     def _plan(self) -> None:
         mapper = self.mapper
         self.statement, self.parameters = _get_statement(mapper)
+        self.lazy_statement = self.statement
+        if SQLALCHEMY_21:  # what the lazy loader of a many-to-one emits has other labels
+            self.lazy_statement = self.statement.set_label_style(LABEL_STYLE_NONE)
         state: Any = self.statement.compile().compile_state
         if getattr(state, "eager_joins", None) or state.secondary_columns:
             self.reasons = ("its default SELECT joins other tables",)
             return
-        self.compile_state = state
-        self.entity = state._entities[0]
         columns = tuple(state.primary_columns)
         keys = tuple(mapper.get_property_by_column(c).key for c in columns)
-        self.full = Projection(columns, keys, None)
+        self.full = Projection(columns, keys, None, state)
         flags = [column_flags(c) for c in columns]
         self.shared = self._subset([not f.omit_cache for f in flags])
         stays = [not (f.omit_cache or f.omit_l1) for f in flags]
@@ -121,7 +126,8 @@ class Schema:
         if all(keep):
             return self.full
         at = [i for i, kept in enumerate(keep) if kept]
-        return Projection(tuple(self.full.columns[i] for i in at), tuple(self.full.keys[i] for i in at), at)
+        columns, keys = tuple(self.full.columns[i] for i in at), tuple(self.full.keys[i] for i in at)
+        return Projection(columns, keys, at, _get_statement(self.mapper)[0].compile().compile_state)
 
     def key_problem(self, key: tuple[Any, ...]) -> bool:
         """True when this key must be put to the database as it is: ``True == 1 == 1.0`` would share one cache slot."""
@@ -175,7 +181,7 @@ def _python_type(column: Any) -> type:
 def _reasons(mapper: Mapper[Any], policy: CachePolicy) -> Iterator[str]:
     if not policy.enabled:
         yield "its CachePolicy says enabled=False"
-    if not isinstance(mapper.local_table, sa.Table) or any(not isinstance(t, sa.Table) for t in mapper.tables):
+    if not isinstance(mapper.base_mapper.local_table, sa.Table) or any(not isinstance(t, sa.Table) for t in mapper.tables):
         yield "it is not mapped to a Table"
         return
     family = list(mapper.base_mapper.self_and_descendants)

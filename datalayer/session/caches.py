@@ -14,13 +14,12 @@ from ..models.schema import Schema
 from ..tiers.ladder import Ladder
 from .writes import WriteTracker
 
-_ROW_SECURITY = sa.text("SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(:name)")
-
 
 class Caches:
     """What a session needs of its layer. Thread-safe.
 
-    ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root class; ``member`` says whether a class belongs to the layer at all.
+    ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root class; ``member`` says whether a class belongs to the layer
+    at all; ``row_security`` whether PostgreSQL hides rows of a table by role (None: there is no such table yet).
     """
 
     def __init__(
@@ -32,6 +31,7 @@ class Caches:
         levels: Levels,
         make: Callable[[Schema], Ladder],
         member: Callable[[object], bool],
+        row_security: Callable[[sa.Table], bool | None],
         page_secret: bytes,
     ) -> None:
         self.engine = engine
@@ -42,6 +42,7 @@ class Caches:
         self.closed = False
         self._make = make
         self._member = member
+        self._row_security_of = row_security
         self._lock = threading.RLock()
         self._ladders: dict[type[Any], Ladder] = {}
         self._known: dict[Schema, Ladder | None] = {}
@@ -96,15 +97,12 @@ class Caches:
         return found
 
     def _is_secured(self, table: sa.Table) -> bool | None:
-        name = table.fullname
-        if name not in self._secured:
-            quoted = self.engine.dialect.identifier_preparer.format_table(table)
-            with self.engine.connect() as connection:
-                answer = connection.execute(_ROW_SECURITY, {"name": quoted}).scalar()
-            if answer is None:
-                return None
-            self._secured[name] = bool(answer)
-        return self._secured[name]
+        found = self._secured.get(table.fullname)
+        if found is None:
+            found = self._row_security_of(table)
+            if found is not None:
+                self._secured[table.fullname] = found
+        return found
 
     def forget_catalog(self) -> None:
         """The schema of the database changed: look again at what depended on it."""

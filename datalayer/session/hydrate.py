@@ -75,10 +75,10 @@ class _Cursor:
         """Nothing to release here either."""
 
 
-def query_context(session: Session, schema: Schema) -> Any:
+def query_context(session: Session, schema: Schema, projection: Projection) -> Any:
     query = (schema.statement, schema.statement) if _TAKES_USER_QUERY else (schema.statement,)
     context: Any = orm_context.QueryContext(
-        schema.compile_state,
+        projection.compile_state,
         *query,
         {},
         session,
@@ -91,7 +91,7 @@ def query_context(session: Session, schema: Schema) -> Any:
 
 def result_of(session: Session, schema: Schema, projection: Projection, rows: list[tuple[Any, ...]]) -> Any:
     """A Result as ``session.execute(select(E))`` returns it, over rows that are already here."""
-    return loading.instances(_Cursor(projection, rows), query_context(session, schema))  # type: ignore[arg-type]
+    return loading.instances(_Cursor(projection, rows), query_context(session, schema, projection))  # type: ignore[arg-type]
 
 
 class Hydrator:
@@ -115,11 +115,11 @@ class Hydrator:
         return made[2](values)
 
     def _compile(self, schema: Schema, projection: Projection) -> Callable[[Any], Any]:
-        context = query_context(self._session, schema)
+        context = query_context(self._session, schema, projection)
         context.runid = loading._new_runid()
         context.post_load_paths = {}
         context.partials = {}
-        process: Callable[[Any], Any] = schema.entity.row_processor(context, _Cursor(projection))[0]
+        process: Callable[[Any], Any] = projection.compile_state._entities[0].row_processor(context, _Cursor(projection))[0]
         return process
 
 

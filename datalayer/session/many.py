@@ -30,7 +30,7 @@ def get_many(session: Session, schema: Schema, ids: Iterable[Any]) -> dict[Any, 
         elif isinstance(present, schema.cls):
             found[id] = present
     rows = ladder.read_many(
-        schema, list(missing.values()), lambda keys: _load(session, schema, keys), local=session.level == "cached"
+        schema, list(missing.values()), lambda keys: _load(session, schema, keys), local=session._consistency() == "cached"
     )
     found |= _instances(session, schema, missing, rows)
     return {id: found[id] for id in wanted if id in found}
@@ -43,7 +43,7 @@ def _instances(session: Session, schema: Schema, keys: Mapping[Any, Any], rows: 
 
 def _usable(session: Session, schema: Schema, keys: Iterable[tuple[Any, ...]]) -> Ladder | None:
     caches = session._caches
-    if caches is None or caches.closed or session._bypass or session.level == "database" or listens(session):
+    if caches is None or caches.closed or session._bypass or session._consistency() == "database" or listens(session):
         return None
     ladder = caches.ladder(schema)
     size = len(schema.mapper.primary_key)

@@ -187,7 +187,7 @@ class Reader:
         return made
 
     def _by_session(self, id: Any, consistency: Consistency | None) -> Any:
-        with self._open() as session, session.at(consistency):
+        with self._open() as session, session._at(consistency):
             found = session.get(self.schema.cls, id)
             session.expunge_all()
             return found
@@ -240,7 +240,7 @@ class Reader:
         return {id: instance for (id, _), instance in zip(present, made, strict=True) if instance is not None}
 
     def _many_by_session(self, ids: list[Any], consistency: Consistency | None) -> dict[Any, Any]:
-        with self._open() as session, session.at(consistency):
+        with self._open() as session, session._at(consistency):
             found = get_many(session, self.schema, ids)
             session.expunge_all()
             return found

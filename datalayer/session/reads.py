@@ -59,10 +59,11 @@ def read_identity(
             return found
     if not may_use_tiers(session, schema):
         return None
-    level = session.level
+    level = session._consistency()
     if level == "database":
         return None
-    row = ladder.read(schema, key, lambda: load_row(session, schema, key), local=level == "cached")
+    statement = schema.statement if parent is None else schema.lazy_statement
+    row = ladder.read(schema, key, lambda: load_row(session, schema, key, statement), local=level == "cached")
     return NO_SUCH_ROW if isinstance(row, Absent) else instance_of(session, schema, row)
 
 
@@ -152,9 +153,9 @@ def connection_of(session: Session, engine: sa.Engine) -> sa.Connection | None:
     return None
 
 
-def load_row(session: Session, schema: Schema, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The row by the statement that ``get`` would emit, on the session's own connection."""
-    rows = execute_raw(session, schema, schema.statement, dict(zip(schema.parameters, key, strict=True)))
+def load_row(session: Session, schema: Schema, key: tuple[Any, ...], statement: Any) -> tuple[Any, ...] | None:
+    """The row by the statement that SQLAlchemy would emit here, on the session's own connection."""
+    rows = execute_raw(session, schema, statement, dict(zip(schema.parameters, key, strict=True)))
     if len(rows) > 1:
         raise sa.exc.MultipleResultsFound("Multiple rows were found when exactly one was required")
     return tuple(rows[0]) if rows else None

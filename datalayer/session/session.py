@@ -68,8 +68,9 @@ class Session(orm.Session):
 
     # -- reads -----------------------------------------------------------------------------------------------------
 
-    @property
-    def level(self) -> Consistency:
+    # Names begin with an underscore so that scoped_session, which proxies every public one, stays complete.
+
+    def _consistency(self) -> Consistency:
         """The consistency that a read of this session has now."""
         levels = self._caches.levels if self._caches is not None else None
         if levels is None:
@@ -79,7 +80,7 @@ class Session(orm.Session):
         return levels.current()
 
     @contextmanager
-    def at(self, level: Consistency | None) -> Iterator[None]:
+    def _at(self, level: Consistency | None) -> Iterator[None]:
         """Reads of this session have this level inside the block; None changes nothing."""
         before, self._level = self._level, check_level(level) if level is not None else self._level
         try:
@@ -145,7 +146,7 @@ class Session(orm.Session):
                     return result
         return super()._execute_internal(statement, params, **options)
 
-    def by_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
+    def _by_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
         """The Result of ``statement``, which selects the row with these unique values."""
         result = self._from_unique(schema, asked, statement)
         return self.execute(statement) if result is None else result
@@ -155,7 +156,7 @@ class Session(orm.Session):
         if self._caches is None or self._bypass or self._flushing or listens(self):
             return None
         ladder = self._caches.ladder(schema)
-        if ladder is None or self.level == "database" or getattr(self, "execution_options", None):
+        if ladder is None or self._consistency() == "database" or getattr(self, "execution_options", None):
             return None
         self._autobegin_t()
         if self._new or self._deleted or self.identity_map._modified:

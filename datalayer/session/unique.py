@@ -111,7 +111,12 @@ def unique_rows(
     entry = ladder.lookups.index.get(slot)
     if entry is not None and entry.deadline > ladder.lookups.clock():
         key = entry.value
-        row = ladder.read(schema, key, lambda: load_row(session, schema, key), local=session.level == "cached")
+        row = ladder.read(
+            schema,
+            key,
+            lambda: load_row(session, schema, key, schema.statement),
+            local=session._consistency() == "cached",
+        )
         if isinstance(row, Row) and _has_values(row, asked):
             return row.projection, [own_row(row.values)]
     glance = ladder.guard.glance()

@@ -124,11 +124,9 @@ class _Statement:
         self._names = tuple(names)
         processors = compiled._bind_processors
         self._binders = {name: processors[name] for name in names if name in processors}
-        self._converters = [
-            (i, convert)
-            for i, column in enumerate(schema.full.columns)
-            if (convert := column.type._cached_result_processor(engine.dialect, None)) is not None
-        ]
+        self._dialect = engine.dialect
+        self._types = [column.type for column in schema.full.columns]
+        self._converters: list[tuple[int, Callable[[Any], Any]]] = []
         self._binary: bool | None = None
 
     def run(self, connection: Any, values: Sequence[Any]) -> list[Values]:
@@ -137,10 +135,18 @@ class _Statement:
             parameters[name] = bind(parameters[name])
         cursor = connection.execute(self._text, parameters, binary=bool(self._binary))
         if self._binary is None:
-            # A domain or an extension type would come back as bytes: look at what the server really sends.
-            self._binary = all(column.type_code in _BINARY for column in cursor.description)
+            self._learn([column.type_code for column in cursor.description])
         rows: list[Values] = cursor.fetchall()
         return [self._converted(row) for row in rows] if self._converters else rows
+
+    def _learn(self, codes: list[int]) -> None:
+        """Look at what the server really sends: a domain or an extension type would come as bytes if binary."""
+        self._converters = [
+            (i, convert)
+            for i, (kind, code) in enumerate(zip(self._types, codes, strict=True))
+            if (convert := kind._cached_result_processor(self._dialect, code)) is not None
+        ]
+        self._binary = all(code in _BINARY for code in codes)
 
     def _converted(self, row: Values) -> Values:
         values = list(row)
@@ -176,6 +182,20 @@ def row_reader(
         core,
         lambda: len(engine.dispatch.before_cursor_execute) > own_listeners,  # type: ignore[attr-defined]
     )
+
+
+def row_security(engine: sa.Engine, table: sa.Table) -> bool | None:
+    """Whether PostgreSQL hides rows of a table by role; None when there is no such table."""
+    name = engine.dialect.identifier_preparer.format_table(table)
+    pooled = engine.raw_connection()
+    try:
+        cursor = pooled.cursor()
+        cursor.execute("SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(%s)", (name,))
+        found = cursor.fetchone()
+        cursor.close()
+    finally:
+        pooled.close()
+    return bool(found[0]) if found is not None else None
 
 
 def _select_many(schema: Schema) -> Any:
