@@ -1,8 +1,9 @@
 """A pytest plugin that lets SQLAlchemy's own test suite judge a Session class that wants to stand in for its own.
 
 ORACLE_MODE is ``stock`` (only count), ``cold`` or ``warm`` (substitute; what the words mean is the class's own affair).
-ORACLE_CLASS names the class, ``module:Name``. Its module may have ``reset()``, called before each test, and ``REPORT()``,
-a dict of numbers that is summed over the workers and printed. ORACLE_REPORT is the file that gets the result as JSON.
+ORACLE_CLASS names the class, ``module:Name``. Its module may have ``reset()``, called before each test, and
+``REPORT()``, a dict of numbers that is summed over the workers and printed. ORACLE_REPORT is the file that gets the
+result as JSON.
 """
 
 from __future__ import annotations
