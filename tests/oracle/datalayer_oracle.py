@@ -1,8 +1,9 @@
 """A pytest plugin that lets SQLAlchemy's own test suite judge a Session class that wants to stand in for its own.
 
 ORACLE_MODE is ``stock`` (only count), ``cold`` or ``warm`` (substitute; what the words mean is the class's own affair).
-ORACLE_CLASS names the class, ``module:Name``. Its module may have ``reset()``, called before each test, and ``REPORT()``,
-a dict of numbers that is summed over the workers and printed. ORACLE_REPORT is the file that gets the result as JSON.
+ORACLE_CLASS names the class, ``module:Name``. Its module may have ``reset()``, called before each test, and
+``REPORT()``, a dict of numbers that is summed over the workers and printed. ORACLE_REPORT is the file that gets the
+result as JSON.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import os
 import tomllib
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
 import sqlalchemy.orm as orm
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.session import Session as StockSession
 
 _DEFAULT_CLASS = "datalayer.testing.oracle:OracleSession"
@@ -51,7 +52,8 @@ def _substitute() -> tuple[Callable[[], object], Callable[[], dict[str, int]]]:
     # sqlalchemy.orm.session.Session stays as it is: tests of the suite compare it with its own __dict__.
     defaults = orm.sessionmaker.__init__.__kwdefaults__
     orm.sessionmaker.__init__.__kwdefaults__ = {**(defaults or {}), "class_": cls}  # type: ignore[misc]
-    AsyncSession.sync_session_class = cls
+    if find_spec("greenlet"):  # SQLAlchemy's asyncio part cannot be imported without it
+        importlib.import_module("sqlalchemy.ext.asyncio").AsyncSession.sync_session_class = cls
     _count(cls)
     return getattr(module, "reset", _nothing), getattr(module, "REPORT", _nothing)
 

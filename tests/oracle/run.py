@@ -5,8 +5,8 @@
     python tests/oracle/run.py --full --compare             # which tests fail with ours and not with the stock class
     python tests/oracle/run.py --version 2.0.58 test/orm/test_session.py -- -k rollback
 
-The suite comes from SQLAlchemy's source distribution, which pip downloads once into a cache folder. A version other than
-the installed one runs from that source (without its compiled parts). ORACLE_CLASS chooses the class under test.
+The suite comes from SQLAlchemy's source distribution, which pip downloads once into a cache folder. A version other
+than the installed one runs from that source (without its compiled parts). ORACLE_CLASS chooses the class under test.
 """
 
 from __future__ import annotations
