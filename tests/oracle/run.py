@@ -49,7 +49,8 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
         ours, extra = ours[:cut], ours[cut + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", default=installed_version("sqlalchemy"), help="of SQLAlchemy (default: installed)")
-    parser.add_argument("--mode", nargs="+", choices=["cold", "warm", "stock"], default=["cold", "warm"])
+    choices = ["cold", "warm", "stock"]
+    parser.add_argument("--mode", action="append", choices=choices, help="may be repeated (default: cold and warm)")
     parser.add_argument("--subset", action="store_true", help="the seven core files (the default)")
     parser.add_argument("--full", action="store_true", help="test/orm and test/ext")
     parser.add_argument("--compare", action="store_true", help="run stock too; fail on tests that only ours fails")
@@ -57,6 +58,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--cache", type=Path, default=_default_cache(), help="folder for the downloads")
     parser.add_argument("tests", nargs="*", help="files or folders of the suite instead")
     options = parser.parse_args(ours)
+    options.mode = options.mode or ["cold", "warm"]
     options.tests = options.tests or (_FULL if options.full else _SUBSET)
     return options, extra
 
