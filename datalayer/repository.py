@@ -127,7 +127,8 @@ class Repository(Generic[T]):
     def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
         """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1."""
         statement = self._select(query, default_limit=False)
-        plan = keyset(statement, self.model, size=size, after=after, secret=self._page_secret())
+        dialect = self.session.get_bind(mapper=self._mapper).dialect.name
+        plan = keyset(statement, self.model, size=size, after=after, secret=self._page_secret(), dialect=dialect)
         rows = list(self.session.scalars(plan.statement).unique().all())
         return plan.page(rows)
 
@@ -211,7 +212,7 @@ class Repository(Generic[T]):
                 continue
             gone += 1
             if column is not None and not hard:
-                setattr(obj, column.key, self._now())
+                setattr(obj, column.key, utc_now(None))
             else:
                 self.session.delete(obj)
         self._flush()
@@ -306,26 +307,22 @@ class Repository(Generic[T]):
         return stored
 
     def _upsert(self, values: Mapping[str, Any]) -> None:
-        flags = {prop.key: column_flags(cast(Any, prop.columns[0])) for prop in self._mapper.column_attrs}
-        now = self._now()
-        for name, flag in flags.items():
-            if flag.auto_now or (flag.auto_now_add and values.get(name) is None):
-                values = {**values, name: now}
-        dialect = self.session.get_bind(mapper=self._mapper).dialect.name
-        statement = upsert(
-            dialect,
-            self._mapper,
-            {self._column_key(name): value for name, value in values.items()},
-            keep=[self._column_key(name) for name, flag in flags.items() if flag.auto_now_add],
-        )
+        now = utc_now(None)
+        row, once = dict(values), set()
+        for prop in self._mapper.column_attrs:
+            flags = column_flags(cast(Any, prop.columns[0]))
+            if flags.auto_now or (flags.auto_now_add and row.get(prop.key) is None):
+                row[prop.key] = now
+            if flags.auto_now_add:
+                once.add(prop.columns[0].key)
+        table = cast(sa.Table, self._mapper.local_table)
+        by_column = {self._mapper.column_attrs[name].columns[0].key: value for name, value in row.items()}
         connection = self.session.connection(bind_arguments={"mapper": self._mapper})
         try:
+            statement = upsert(connection.dialect.name, table, by_column, once=once)
             connection.execute(statement, execution_options={"datalayer_keys_known": True})
         except sa.exc.IntegrityError as error:
             raise self._taken(error) from error
-
-    def _column_key(self, name: str) -> str:
-        return str(self._mapper.get_property(name).columns[0].key)  # type: ignore[attr-defined]
 
     def _touch(self, key: tuple[Any, ...]) -> None:
         caches = self.session._caches
@@ -400,9 +397,6 @@ class Repository(Generic[T]):
                 run_after_set(hooks, obj)
 
         event.listen(self.session, "after_commit", committed, once=True)
-
-    def _now(self) -> Any:
-        return utc_now()
 
     def _ladder(self) -> Ladder | None:
         caches = self.session._caches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         make=_LadderMaker(settings, engine, l2, coherence, clock),
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
-        page_secret=settings.l2_mac_key or secrets.token_bytes(32),
+        page_secret=_page_secret(settings, engine),
     )
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)  # type: ignore[attr-defined]
@@ -99,6 +99,12 @@ def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[st
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
+
+
+def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
+    """What signs page cursors: the same in every process with the same configuration, secret if its password is."""
+    url = engine.url.render_as_string(hide_password=False)
+    return settings.l2_mac_key or hashlib.blake2b(url.encode(), person=b"dl-page-secret").digest()
 
 
 def _shared_tier(settings: Settings, clock: Clock, failures: Counter[str]) -> SharedTier:

@@ -64,14 +64,14 @@ def _classify(compiled: Any) -> Iterator[Write]:
         return
     for element in visitors.iterate(compiled.statement):
         if isinstance(element, UpdateBase):
-            yield _write(element, outermost=element is compiled.statement)
+            yield _write(element, compiled if element is compiled.statement else None)
 
 
-def _write(statement: UpdateBase, *, outermost: bool) -> Write:
+def _write(statement: UpdateBase, compiled: Any) -> Write:
     table = statement.table
     if not isinstance(table, sa.Table):
         return Write("update", None, None, True)
-    pins = _pinned(statement, table) if outermost else None
+    pins = _pinned(statement, table, compiled.bind_names) if compiled is not None else None
     if isinstance(statement, Insert):
         plain = getattr(statement, "_post_values_clause", None) is None and not statement._prefixes
         return Write("insert" if plain else "upsert", table.fullname, None, False)
@@ -90,8 +90,8 @@ def _sets_key(statement: Update, table: sa.Table) -> bool:
     return any(column.key in names or column.name in names for column in table.primary_key)
 
 
-def _pinned(statement: Any, table: sa.Table) -> str | None:
-    """The name of the bind parameter in ``pk = :param`` or ``pk IN (:param)`` among ANDed criteria."""
+def _pinned(statement: Any, table: sa.Table, names: Mapping[Any, str]) -> str | None:
+    """The compiled name of the bind parameter in ``pk = :param`` or ``pk IN (:param)`` among ANDed criteria."""
     if len(table.primary_key.columns) != 1:
         return None
     (key,) = table.primary_key.columns
@@ -100,7 +100,7 @@ def _pinned(statement: Any, table: sa.Table) -> str | None:
             continue
         same = getattr(criterion.left, "table", None) is not None and _is_column(criterion.left, key)
         if same and criterion.operator in (operators.eq, operators.in_op):
-            return criterion.right.key
+            return names.get(criterion.right)
     return None
 
 
