@@ -28,7 +28,7 @@ from .repository import OneShotRepository, Repository
 from .session.caches import Caches
 from .session.reader import Reader
 from .session.session import Session
-from .statistics import collect
+from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .wiring import Parts, build
 
@@ -225,7 +225,7 @@ class DataLayer:
     def stats(self) -> Stats:
         """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path."""
         parts = self._open()
-        return collect(parts.caches.ladders(), parts.failures)
+        return collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
 
     def ping(self) -> float:
         """Seconds that the database takes to answer ``SELECT 1``; L3UnavailableError if it does not."""

@@ -116,7 +116,7 @@ def _shared_tier(settings: Settings, clock: Clock, failures: Counter[str]) -> Sh
         timeout=settings.redis_timeout,
         retries=settings.redis_retries,
         breaker=Breaker(settings.breaker_failures, settings.breaker_reset, clock.monotonic),
-        clock=clock.monotonic,
+        max_connections=settings.redis_pool_size,
         on_error=lambda reason: failures.update((reason,)),
     )
 

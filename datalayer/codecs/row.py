@@ -124,7 +124,7 @@ def _plain_test(field: Field, name: str) -> str:
     if field.kind in _NATIVE:
         test = f"type({name}) is not {field.kind}"
     elif field.kind == "datetime":
-        test = f"(type({name}) is not datetime or {name}.tzinfo is not utc)"
+        test = f"(type({name}) is not datetime or {name}.tzinfo is not utc or {name}.fold)"
     else:
         test = "True"
     return f"{name} is not None and {test}" if field.nullable else test
@@ -147,6 +147,8 @@ def _odd(field: Field) -> Callable[[Any], Any]:
     def odd(value: Any) -> Any:
         if value is None:
             raise EncodeError(f"column {field.name} is None, but its model says that it never is")
+        if isinstance(value, bytearray | memoryview):  # MessagePack would take them for bytes
+            raise EncodeError(f"column {field.name} of type {type(value).__name__!r} cannot be encoded exactly")
         return _Odd(value)
 
     return odd
@@ -171,6 +173,8 @@ def _encoder(convert: Callable[[Any], bytes], fields: tuple[Field, ...]) -> Call
         try:
             return convert(row)
         except (EncodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            if str(error).startswith("column "):
+                raise
             raise EncodeError(f"{_culprit(fields, row)} cannot be encoded exactly") from error
 
     return encode

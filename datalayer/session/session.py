@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -180,19 +180,20 @@ class Session(orm.Session):
             flushing.session, flushing.caches = before, None
 
     def _register_persistent(self, states: set[InstanceState[Any]]) -> None:
-        self._note(states)
+        self._note(states, "sets")
         super()._register_persistent(states)
 
     def _remove_newly_deleted(self, states: set[InstanceState[Any]]) -> None:
-        self._note(states)
+        self._note(states, "deletes")
         super()._remove_newly_deleted(states)
 
-    def _note(self, states: Iterable[InstanceState[Any]]) -> None:
+    def _note(self, states: set[InstanceState[Any]], kind: str) -> None:
         """Enter the keys of flushed states. Touches no attribute: an expired one would emit SQL inside the flush."""
         if self._caches is None:
             return
         connection = connection_of(self, self._caches.engine)
         if connection is not None:
+            self._caches.tracker.counts[kind] += len(states)
             written = self._caches.tracker.open(connection)
             for state in states:
                 _enter(written, state)

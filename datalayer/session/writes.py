@@ -10,6 +10,7 @@ The state lives on the pooled connection record, because that is what a COMMIT c
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -61,6 +62,7 @@ class WriteTracker:
         self._key_type = key_type
         # These pools lend one connection to several holders at once: returning it ends nobody's transaction.
         self._lends_to_many = isinstance(engine.pool, sa.pool.StaticPool | sa.pool.SingletonThreadPool)
+        self.counts: Counter[str] = Counter()
         self._slot = f"datalayer.{id(self):x}"
         self._listeners: list[tuple[str, Callable[..., Any]]] = [
             ("before_cursor_execute", self._before),
@@ -139,6 +141,7 @@ class WriteTracker:
             written.deleted.update(w.table for w in writes if w.kind == "delete" and w.table)
             return
         for write in writes:
+            self.counts["deletes" if write.kind == "delete" else "sets"] += len(context.compiled_parameters)
             self._add(written, write, context.compiled_parameters)
 
     def _add(self, written: WriteSet, write: Write, parameters: Sequence[Mapping[str, Any]]) -> None:

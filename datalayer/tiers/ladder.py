@@ -268,6 +268,7 @@ class Ladder:
                 if entry is not None:
                     fills[address] = (_plain(lease), entry)
         if fills:
+            self.counts["l2_fills"] += len(fills)
             self.l2.fill_many(fills, self._lives.l2)
 
     def _puts(self, schema: Schema, keys: Sequence[Any], tickets: Any, rows: Mapping[Any, Row], lives: Any) -> Any:
@@ -282,7 +283,10 @@ class Ladder:
                 continue
             local = (schema.local_of_shared if row.tier == "l2" else schema.local.pick)(row.values)
             value = self._stored(schema, _name(key), local)
-            yield _name(key), tickets[key], value, self._size(value), None, lives.get(key, self._lives.l2)
+            life = lives.get(key, self._lives.l2)
+            if not self.single:
+                life = self._shortest(_name(key), life) or life
+            yield _name(key), tickets[key], value, self._size(value), None, life
 
     # -- L1 values -------------------------------------------------------------------------------------------------
 
@@ -298,6 +302,8 @@ class Ladder:
     ) -> None:
         if self._lives.use_l1:
             value = self._stored(schema, name, values)
+            if not self.single:
+                max_life = self._shortest(name, max_life)
             self.guard.put(name, ticket, value, ttl=ttl, size=self._size(value), max_life=max_life)
 
     def keep_seen(self, schema: Schema, key: tuple[Any, ...], glance: int | None, values: tuple[Any, ...]) -> None:
@@ -312,6 +318,12 @@ class Ladder:
             return values if values is ABSENT else dict(zip(schema.local.keys, values, strict=True))
         entry = self.l1.index.get(name)
         return {**(entry.value if entry is not None else {}), self._variant(schema): values}
+
+    def _shortest(self, name: Hashable, max_life: float | None) -> float | None:
+        """An entry of several rows lives no longer than the shortest-lived of them."""
+        entry = self.l1.index.get(name)
+        left = entry.deadline - self.l1.clock() if entry is not None else None
+        return min((life for life in (left, max_life) if life is not None), default=None)
 
     def _size(self, value: Any) -> int:
         return estimate_size(value) if self.l1.max_bytes else 0
@@ -357,6 +369,7 @@ class Ladder:
     def _fill(self, schema: Schema, address: Key, lease: Any, values: tuple[Any, ...]) -> None:
         entry = self._encode(schema, address, lease, values)
         if entry is not None:
+            self.counts["l2_fills"] += 1
             self.l2.fill(address, _plain(lease), entry, self._lives.l2)
 
     def _encode(self, schema: Schema, address: Key, lease: Any, values: tuple[Any, ...]) -> bytes | None:
