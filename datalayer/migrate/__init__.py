@@ -1,0 +1,1 @@
+"""Bringing the database up to the models, additively: nothing that holds data is dropped, renamed or narrowed."""

@@ -1,0 +1,44 @@
+"""Alembic at the top of the repository, as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+ROOT = Path(__file__).parents[2]
+
+
+def alembic(url: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DATALAYER_URL": url, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_the_example_schema_goes_up_and_down(request: pytest.FixtureRequest, kind: str) -> None:
+    url = request.getfixturevalue("sqlite_url" if kind == "sqlite" else "pg_url")
+    alembic(url, "upgrade", "head")
+    engine = sa.create_engine(url)
+    assert {"teams", "players"} <= set(sa.inspect(engine).get_table_names())
+    assert "No new upgrade operations" in alembic(url, "check")
+    alembic(url, "downgrade", "base")
+    assert "players" not in sa.inspect(engine).get_table_names()
+    engine.dispose()
+    assert "0001" in alembic(url, "history")
+
+
+def test_offline_sql_names_the_tables(sqlite_url: str) -> None:
+    assert "CREATE TABLE players" in alembic("postgresql+psycopg://nowhere/x", "upgrade", "head", "--sql")
