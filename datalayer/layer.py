@@ -1,4 +1,4 @@
-"""``DataLayer``: opens the tiers over one database, hands out sessions and repositories, and closes everything again."""
+"""``DataLayer``: opens the tiers over one database, hands out sessions and repositories, and closes it all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .contracts.levels import Consistency
 from .errors import ConfigError, UnavailableError
 from .migrate.runner import MigrationReport, create_missing
 from .models.schema import schema_of
-from .observe.health import Health, TierHealth
+from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
 from .repository import OneShotRepository, Repository
@@ -38,8 +38,8 @@ T = TypeVar("T")
 class DataLayer:
     """The tiers over one database. Thread-safe; survives ``fork``; a context manager.
 
-    ``url`` is a SQLAlchemy database URL, or ``engine`` an engine that the application has already. ``redis`` is a
-    ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` or ``redis+cluster://`` URL; without it L2 is absent.
+    ``url`` is a SQLAlchemy database URL, or ``engine`` an engine that the application has already. ``redis`` is a URL
+    with the scheme ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster``; without it there is no L2.
     ``models`` says which mapped classes belong to the layer: a declarative base, a list of classes, or None for any.
     Other keywords are fields of :class:`~datalayer.Settings` and override ``settings``. Nothing is connected before the
     first use. Raises ConfigError for anything that cannot be meant.
@@ -78,7 +78,7 @@ class DataLayer:
     # -- lifecycle -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back every connection and stop every thread. Idempotent; afterwards every call raises UnavailableError."""
+        """Give back every connection, stop every thread. Idempotent; afterwards every call raises UnavailableError."""
         with self._lock:
             if self._closed:
                 return
@@ -162,7 +162,9 @@ class DataLayer:
         if read_only:
             session.execute(sa.text("SET TRANSACTION READ ONLY"))
         if timeout is not None:
-            session.execute(sa.text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout * 1000))})
+            session.execute(
+                sa.text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout * 1000))}
+            )
 
     def repository(self, model: type[T], *, consistency: Consistency | None = None) -> Repository[T]:
         """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once."""
@@ -249,7 +251,7 @@ class DataLayer:
         else:
             detail = "no Redis configured" + ("" if parts.engine.dialect.name == "sqlite" else _ALONE)
             tiers["l2"] = TierHealth(ok=True, detail=detail)
-        status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
+        status: Status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
         return Health(ok=status == "ok", status=status, tiers=tiers)
 
 

@@ -1,4 +1,4 @@
-"""``Repository[T]``: the rows of one model by key, by unique value and by query, with writes that keep the caches right.
+"""``Repository[T]``: the rows of one model by key, unique value and query, with writes that keep the caches right.
 
 A repository of a session works in that session's transaction, and its instances belong to the session.
 ``layer.repository(Model)`` gives the same calls, each in a short session of its own, with detached instances.
@@ -59,7 +59,9 @@ class Repository(Generic[T]):
     def __class_getitem__(cls, item: Any) -> Any:
         if isinstance(item, TypeVar) or cls.__dict__.get("model") is not None:
             return super().__class_getitem__(item)  # type: ignore[misc]
-        return type(f"{cls.__name__}[{getattr(item, '__name__', item)}]", (cls,), {"model": item, "__module__": cls.__module__})
+        return type(
+            f"{cls.__name__}[{getattr(item, '__name__', item)}]", (cls,), {"model": item, "__module__": cls.__module__}
+        )
 
     def __init__(self, session: Session, *, consistency: Consistency | None = None) -> None:
         if not isinstance(session, Session):
@@ -98,7 +100,9 @@ class Repository(Generic[T]):
         if instance is None:
             return None
         if self._schema.reasons:
-            raise InvalidModelError(f"{self.model.__name__} has no snapshots: {'; '.join(self._schema.reasons)}; use get()")
+            raise InvalidModelError(
+                f"{self.model.__name__} has no snapshots: {'; '.join(self._schema.reasons)}; use get()"
+            )
         keys = self._schema.full.keys
         return make_snapshot(snapshot_class(self._schema), keys, tuple(getattr(instance, key) for key in keys))
 
@@ -156,7 +160,7 @@ class Repository(Generic[T]):
         return made
 
     def update(self, id: Any, **values: Any) -> T:
-        """Change attributes of the row under ``id``, read for it from the database. NotFoundError when there is none."""
+        """Change attributes of the row under ``id``, as the database has it. NotFoundError when there is none."""
         check_attributes(self._mapper, values)
         obj = found_or_raise(self._for_write(id), self.model, id)
         for name, value in values.items():
@@ -190,10 +194,13 @@ class Repository(Generic[T]):
         if version is not None:
             name = self._mapper.get_property_by_column(version).key
             values[name] = getattr(self.model, name) + 1
-        result = cast(Any, self.session.execute(statement.values(values), execution_options={"synchronize_session": False}))
+        result = cast(
+            Any, self.session.execute(statement.values(values), execution_options={"synchronize_session": False})
+        )
         if result.rowcount != 1:
+            compared = ", ".join(wanted) or "it is gone"
             raise ConflictError(
-                f"{self.model.__name__} {_shown(key)} is not as expected any more ({', '.join(wanted) or 'it is gone'}); "
+                f"{self.model.__name__} {_shown(key)} is not as expected any more ({compared}); "
                 "read it again and decide anew"
             )
         return self._reloaded(key)
@@ -257,7 +264,9 @@ class Repository(Generic[T]):
         if limit:
             statement = statement.limit(limit)
         keys = [getattr(self.model, name) for name in self._schema_key_names()]
-        ids = [row[0] if len(keys) == 1 else tuple(row) for row in self.session.execute(statement.with_only_columns(*keys))]
+        ids = [
+            row[0] if len(keys) == 1 else tuple(row) for row in self.session.execute(statement.with_only_columns(*keys))
+        ]
         warmed = 0
         for at in range(0, len(ids), _BATCH):
             warmed += len(self.get_many(ids[at : at + _BATCH]))
@@ -462,7 +471,6 @@ def _is_unique_violation(error: sa.exc.IntegrityError) -> bool:
     return "UNIQUE constraint" in str(origin)
 
 
-
 class OneShotRepository(Repository[T]):
     """The same calls, each in a session and a transaction of its own; instances come back detached. Thread-safe.
 
@@ -470,7 +478,11 @@ class OneShotRepository(Repository[T]):
     """
 
     def __init__(
-        self, model: type[T], reader: Reader, open_session: Callable[[], Session], consistency: Consistency | None = None
+        self,
+        model: type[T],
+        reader: Reader,
+        open_session: Callable[[], Session],
+        consistency: Consistency | None = None,
     ) -> None:
         self.model = model  # type: ignore[misc]  # of the instance here, of the class elsewhere
         self._reader = reader
@@ -505,34 +517,34 @@ class OneShotRepository(Repository[T]):
         return self._live(found) is not None
 
     def get_by(self, *, consistency: Consistency | None = None, **unique: Any) -> T | None:
-        return self._once("get_by", consistency=consistency or self._consistency, **unique)
+        return self._once("get_by", consistency=consistency or self._consistency, **unique)  # type: ignore[no-any-return]
 
     def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
-        return self._once("count", query)
+        return self._once("count", query)  # type: ignore[no-any-return]
 
     def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
-        return self._once("search", query)
+        return self._once("search", query)  # type: ignore[no-any-return]
 
     def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
-        return self._once("page", query, after=after, size=size)
+        return self._once("page", query, after=after, size=size)  # type: ignore[no-any-return]
 
     def create_many(self, objs: Iterable[T]) -> list[T]:
-        return self._once("create_many", objs)
+        return self._once("create_many", objs)  # type: ignore[no-any-return]
 
     def update(self, id: Any, **values: Any) -> T:
-        return self._once("update", id, **values)
+        return self._once("update", id, **values)  # type: ignore[no-any-return]
 
     def set_many(self, objs: Iterable[T]) -> list[T]:
-        return self._once("set_many", objs)
+        return self._once("set_many", objs)  # type: ignore[no-any-return]
 
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
-        return self._once("compare_and_set", obj, expected=expected)
+        return self._once("compare_and_set", obj, expected=expected)  # type: ignore[no-any-return]
 
     def delete_many(self, ids: Iterable[Any], *, hard: bool = False) -> int:
-        return self._once("delete_many", ids, hard=hard)
+        return self._once("delete_many", ids, hard=hard)  # type: ignore[no-any-return]
 
     def restore(self, id: Any) -> T:
-        return self._once("restore", id)
+        return self._once("restore", id)  # type: ignore[no-any-return]
 
     def invalidate(self, id: Any) -> None:
         self._once("invalidate", id)
@@ -541,7 +553,7 @@ class OneShotRepository(Repository[T]):
         self._once("invalidate_all")
 
     def invalidate_pattern(self, pattern: str) -> int:
-        return self._once("invalidate_pattern", pattern)
+        return self._once("invalidate_pattern", pattern)  # type: ignore[no-any-return]
 
     def warm(
         self,
@@ -550,12 +562,11 @@ class OneShotRepository(Repository[T]):
         query: Q[T] | sa.Select[Any] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> int:
-        return self._once("warm", limit, query=query, progress=progress)
+        return self._once("warm", limit, query=query, progress=progress)  # type: ignore[no-any-return]
 
     def _once(self, call: str, *args: Any, **options: Any) -> Any:
         """One call on a repository of a fresh session, committed if it returns."""
         with self._open() as session, session.begin():
             repository = self._bound(session)
             repository._private = True
-            answer = getattr(repository, call)(*args, **options)
-        return answer
+            return getattr(repository, call)(*args, **options)

@@ -84,7 +84,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         page_secret=_page_secret(settings, engine),
     )
     tracker.install()
-    heard = len(engine.dispatch.before_cursor_execute)  # type: ignore[attr-defined]
+    heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
         engine, reading, owned, folder, registry, coherence, tracker, caches, l2, watchdog, clock, failures, heard
     )
@@ -192,7 +192,7 @@ class _LadderMaker:
             max_entries=policy.l1.max_entries or settings.l1_max_entries,
             max_bytes=policy.l1.max_bytes or settings.l1_max_bytes,
             ttl=_first(policy.l1.ttl, self._l1_ttl),
-            eviction=getattr(eviction, "value", eviction) or settings.l1_eviction,
+            eviction=str(getattr(eviction, "value", eviction)) if eviction else settings.l1_eviction,
             jitter=settings.ttl_jitter,
             clock=self._clock.monotonic,
         )

@@ -87,7 +87,9 @@ class EntryCodec:
             at += _SECTION.size
             if at + shape_size + body_size > end:
                 raise EntryError("truncated")
-            sections.append(Section(fingerprint, data[at : at + shape_size], data[at + shape_size : at + shape_size + body_size]))
+            sections.append(
+                Section(fingerprint, data[at : at + shape_size], data[at + shape_size : at + shape_size + body_size])
+            )
             at += shape_size + body_size
         if at != end:
             raise EntryError("format")

@@ -65,7 +65,9 @@ def _fingerprint(fields: Sequence[Field], codec: Codec) -> bytes:
 def adapt(shape: bytes, body: bytes | memoryview, target: Row) -> tuple[Any, ...] | None:
     """A row of another release's shape, if it has every field of the target with the right kind; else None."""
     try:
-        fields = [Field(name, "str" if kind == "enum" else kind, nullable) for name, kind, nullable in exact.unpack(shape)]
+        fields = [
+            Field(name, "str" if kind == "enum" else kind, nullable) for name, kind, nullable in exact.unpack(shape)
+        ]
         kinds = {name: kind for name, kind, _ in exact.unpack(shape)}
         if any(kinds.get(field.name) != field.kind for field in target.fields) or not set(kinds.values()) <= _KINDS:
             return None
@@ -222,7 +224,9 @@ def _decoder(convert: Callable[[Any], tuple[Any, ...]], arity: int) -> Callable[
 # -- any other codec -------------------------------------------------------------------------------------------------
 
 
-def _generic(fields: tuple[Field, ...], codec: Codec) -> tuple[Callable[[Any], bytes], Callable[[Any], tuple[Any, ...]]]:
+def _generic(
+    fields: tuple[Field, ...], codec: Codec
+) -> tuple[Callable[[Any], bytes], Callable[[Any], tuple[Any, ...]]]:
     def encode(row: Sequence[Any]) -> bytes:
         if len(row) != len(fields):
             raise EncodeError(_culprit(fields, row))

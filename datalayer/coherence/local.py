@@ -19,7 +19,6 @@ from ..contracts.coherence import Change, Outcome, Space, WriteSet
 log = logging.getLogger("datalayer.coherence")
 
 
-
 @dataclass(eq=False, slots=True)
 class Marks:
     """The changes that one committing transaction announced."""

@@ -35,8 +35,8 @@ class Outcome(Enum):
 class WriteSet:
     """Everything that one root transaction may change. It only grows: a savepoint's rollback takes nothing back.
 
-    Tables are named by ``Table.fullname``. ``keys``: exact primary keys by base table. ``extent``: the tables that those
-    keys' rows consist of. ``tables``: changed in rows that are not known. ``births``: got rows whose keys are not
+    Tables are named by ``Table.fullname``. ``keys``: exact primary keys by base table. ``extent``: the tables that
+    those keys' rows consist of. ``tables``: changed in rows that are not known. ``births``: got rows whose keys are not
     known. ``deleted``, ``rekeyed``: tables whose foreign keys may cascade. ``everything``: no idea what changed.
     ``strange``: the transaction changed its own isolation.
     """

@@ -22,7 +22,7 @@ def check_level(level: str) -> Consistency:
 
 
 class Levels:
-    """The level that holds here and now for one layer: blocks belong to a context (thread, task), the kill switch to all.
+    """The level that holds here and now for one layer: blocks belong to a context, the kill switch to everybody.
 
     ``blocks`` is empty while nothing is switched, so that a hot path may test its truth and nothing else.
     """

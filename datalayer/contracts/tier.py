@@ -22,7 +22,7 @@ class Key:
 
 @dataclass(slots=True)
 class Found:
-    """A usable value: the entry's bytes, what is left of its life in seconds, and the prefix that names this very value."""
+    """A usable value: the entry's bytes, what is left of its life in seconds, and the prefix that names this value."""
 
     entry: bytes
     ttl: float

@@ -105,5 +105,7 @@ _RULES: dict[type, tuple[str, str]] = {
 def _refusal(operation: Any) -> str:
     rule, reason = _RULES.get(type(operation), ("unknown-change", "it is not known to be additive"))
     table = getattr(operation, "table_name", None) or getattr(operation, "source_table", "?")
-    what = next((getattr(operation, n) for n in ("column_name", "constraint_name", "index_name") if hasattr(operation, n)), None)
+    what = next(
+        (getattr(operation, n) for n in ("column_name", "constraint_name", "index_name") if hasattr(operation, n)), None
+    )
     return f"{rule}: {table}{f'.{what}' if what else ''}: {reason}"

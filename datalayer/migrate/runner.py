@@ -73,7 +73,9 @@ def _one_migrator(engine: sa.Engine) -> Iterator[None]:
         deadline = time.monotonic() + _LOCK_WAIT
         while not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
             if time.monotonic() > deadline:
-                raise MigrationError(f"another process has been migrating this database for {_LOCK_WAIT:.0f} s; try again")
+                raise MigrationError(
+                    f"another process has been migrating this database for {_LOCK_WAIT:.0f} s; try again"
+                )
             time.sleep(0.05 + 0.1 * random.random())
         try:
             yield
@@ -88,7 +90,9 @@ def _apply(engine: sa.Engine, step: Step) -> None:
             return
         except sa.exc.DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in _BUSY or attempt == _TRIES:
-                raise MigrationError(f"step {step.text!r} failed ({type(error.orig).__name__}); see the chained exception") from error
+                raise MigrationError(
+                    f"step {step.text!r} failed ({type(error.orig).__name__}); see the chained exception"
+                ) from error
             time.sleep(0.1 * 2**attempt * (0.5 + random.random()))
 
 

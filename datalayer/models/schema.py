@@ -1,4 +1,4 @@
-"""Everything that is derived from a mapped class, worked out once: what a ``get`` selects, and whether it may be cached.
+"""All that is derived from a mapped class, worked out once: what a ``get`` selects, and whether it may be cached.
 
 A *shape* is what ``select(Mapper)`` returns for one mapper: a base class and its joined subclasses select different
 columns of the same row. All shapes of one row live under one key, the primary key in the space of the root class.
@@ -77,7 +77,7 @@ class Schema:
     def __init__(self, mapper: Mapper[Any]) -> None:
         self.mapper = mapper
         self.cls: type[Any] = mapper.class_
-        self.root: type[Any] = mapper._identity_class  # type: ignore[assignment]
+        self.root: type[Any] = mapper._identity_class
         self.policy: CachePolicy = policy_of(self.cls)
         self.reasons: tuple[str, ...] = tuple(_reasons(mapper, self.policy))
         self.tables: tuple[str, ...] = tuple(t.fullname for t in mapper.tables if isinstance(t, sa.Table))
@@ -110,7 +110,9 @@ class Schema:
         flags = [column_flags(c) for c in columns]
         self.shared = self._subset([not f.omit_cache for f in flags])
         stays = [not (f.omit_cache or f.omit_l1) for f in flags]
-        self.local = self.shared if all(s or f.omit_cache for s, f in zip(stays, flags, strict=True)) else self._subset(stays)
+        self.local = (
+            self.shared if all(s or f.omit_cache for s, f in zip(stays, flags, strict=True)) else self._subset(stays)
+        )
         kept = [i for i, column in enumerate(self.shared.columns) if column in self.local.index]
         self.local_of_shared = _picker(None if self.local is self.shared else kept)
         self.key_types = tuple(_python_type(c) for c in mapper.primary_key)
@@ -136,7 +138,12 @@ class Schema:
     @property
     def flat(self) -> bool:
         """True when an instance may be made by filling ``__dict__``: nobody listens to loads, one class, one table."""
-        return self.cacheable and not self.polymorphic and _quiet(self.mapper) and len(set(self.full.keys)) == len(self.full.keys)
+        return (
+            self.cacheable
+            and not self.polymorphic
+            and _quiet(self.mapper)
+            and len(set(self.full.keys)) == len(self.full.keys)
+        )
 
 
 def _quiet(mapper: Mapper[Any]) -> bool:
@@ -181,7 +188,9 @@ def _python_type(column: Any) -> type:
 def _reasons(mapper: Mapper[Any], policy: CachePolicy) -> Iterator[str]:
     if not policy.enabled:
         yield "its CachePolicy says enabled=False"
-    if not isinstance(mapper.base_mapper.local_table, sa.Table) or any(not isinstance(t, sa.Table) for t in mapper.tables):
+    if not isinstance(mapper.base_mapper.local_table, sa.Table) or any(
+        not isinstance(t, sa.Table) for t in mapper.tables
+    ):
         yield "it is not mapped to a Table"
         return
     family = list(mapper.base_mapper.self_and_descendants)

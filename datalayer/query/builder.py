@@ -114,7 +114,9 @@ def attribute(model: type[Any], name: str) -> Any:
     mapper: Any = inspect(model)
     if name not in mapper.attrs:
         near = difflib.get_close_matches(name, list(mapper.attrs.keys()), n=1)
-        raise QueryError(f"{model.__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise QueryError(
+            f"{model.__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return getattr(model, name)
 
 

@@ -20,8 +20,8 @@ from sqlalchemy import inspect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import UnaryExpression
 
-from ..codecs.row import compile_row
 from ..codecs.registry import codec_named
+from ..codecs.row import compile_row
 from ..contracts.codec import Field
 from ..errors import DecodeError, EncodeError, QueryError
 

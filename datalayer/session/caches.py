@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -18,8 +18,9 @@ from .writes import WriteTracker
 class Caches:
     """What a session needs of its layer. Thread-safe.
 
-    ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root class; ``member`` says whether a class belongs to the layer
-    at all; ``row_security`` whether PostgreSQL hides rows of a table by role (None: there is no such table yet).
+    ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root
+    class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
+    of a table by role (None: there is no such table yet).
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Caches:
     def _row_security(self, schema: Schema) -> list[str]:
         found = []
         for table in schema.mapper.tables:
-            secured = self._is_secured(table)
+            secured = self._is_secured(cast(sa.Table, table))
             if secured is None:
                 found.append(f"{_NO_TABLE} {table.fullname}")
             elif secured:
@@ -109,7 +110,6 @@ class Caches:
         with self._lock:
             self._secured.clear()
             self._known.clear()
-
 
     def forget_everything(self) -> None:
         """Drop the ladders themselves, for processes that map classes anew all the time, as test suites do."""

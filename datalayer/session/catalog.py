@@ -67,7 +67,9 @@ class Catalog:
                 try:
                     self._reflected = list(_reflect(connection))
                 except Exception:
-                    log.warning("foreign keys could not be read; this commit invalidates every cached row", exc_info=True)
+                    log.warning(
+                        "foreign keys could not be read; this commit invalidates every cached row", exc_info=True
+                    )
                     return None
             reflected = self._reflected
         return reflected + [edge for metadata in self._metadatas() for edge in _declared(metadata)]

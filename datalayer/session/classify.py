@@ -23,7 +23,9 @@ _READS = re.compile(
     r"|listen|unlisten|notify|discard|deallocate)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_ISOLATION = re.compile(r"\bset\s+(session\s+characteristics|transaction|default_transaction)|\bisolation\b", re.IGNORECASE)
+_ISOLATION = re.compile(
+    r"\bset\s+(session\s+characteristics|transaction|default_transaction)|\bisolation\b", re.IGNORECASE
+)
 
 
 class Write(NamedTuple):

@@ -77,7 +77,8 @@ class _Cursor:
 
 def query_context(session: Session, schema: Schema, projection: Projection) -> Any:
     query = (schema.statement, schema.statement) if _TAKES_USER_QUERY else (schema.statement,)
-    context: Any = orm_context.QueryContext(
+    make: Any = orm_context.QueryContext  # its signature differs between releases
+    return make(
         projection.compile_state,
         *query,
         {},
@@ -86,7 +87,6 @@ def query_context(session: Session, schema: Schema, projection: Projection) -> A
         EMPTY_DICT,
         EMPTY_DICT,
     )
-    return context
 
 
 def result_of(session: Session, schema: Schema, projection: Projection, rows: list[tuple[Any, ...]]) -> Any:
@@ -119,7 +119,9 @@ class Hydrator:
         context.runid = loading._new_runid()
         context.post_load_paths = {}
         context.partials = {}
-        process: Callable[[Any], Any] = projection.compile_state._entities[0].row_processor(context, _Cursor(projection))[0]
+        process: Callable[[Any], Any] = projection.compile_state._entities[0].row_processor(
+            context, _Cursor(projection)
+        )[0]
         return process
 
 
@@ -133,7 +135,7 @@ class _LazyState:
     instances until SQLAlchemy looks, and for half-made ones, which have no key yet.
     """
 
-    __slots__ = ("columns", "root", "key_names")
+    __slots__ = ("columns", "key_names", "root")
 
     def __init__(self, schema: Schema) -> None:
         self.root = schema.root
@@ -172,8 +174,8 @@ def install_lazy_state(schema: Schema) -> bool:
 def _self_test(schema: Schema) -> bool:
     """Whether SQLAlchemy takes a filled instance for a detached one with the right identity and no changes."""
     try:
-        instance = schema.cls.__new__(schema.cls)
-        instance.__dict__.update({key: None for key in schema.full.keys} | dict.fromkeys(schema.key_names, 1))
+        instance = maker(schema.cls)(schema.cls)
+        instance.__dict__.update(dict.fromkeys(schema.full.keys) | dict.fromkeys(schema.key_names, 1))
         state: Any = getattr(instance, _STATE)
         same = getattr(instance, _STATE) is state
         return bool(same and state.detached and state.identity and not state.modified and not state.expired_attributes)
@@ -185,7 +187,7 @@ def compile_from_template(schema: Schema) -> Callable[[Mapping[str, Any]], Any]:
     """A function from a template of ``__dict__`` to an instance that its caller owns. About 0.3 microseconds."""
     copies = "".join(f"    d[{key!r}] = own(d[{key!r}])\n" for key in schema.mutable if key in schema.local.keys)
     source = f"def hydrate(template):\n    o = new(cls)\n    o.__dict__ = d = template.copy()\n{copies}    return o\n"
-    return _made(source, "hydrate", {"cls": schema.cls, "new": schema.cls.__new__, "own": own})
+    return _made(source, "hydrate", {"cls": schema.cls, "new": maker(schema.cls), "own": own})
 
 
 def compile_from_row(schema: Schema, projection: Projection) -> Callable[[tuple[Any, ...]], Any]:
@@ -195,10 +197,18 @@ def compile_from_row(schema: Schema, projection: Projection) -> Callable[[tuple[
         f"{key!r}: own({name})" if key in schema.mutable else f"{key!r}: {name}"
         for key, name in zip(projection.keys, names, strict=True)
     )
-    source = f"def hydrate(row):\n    ({', '.join(names)},) = row\n    o = new(cls)\n    o.__dict__ = {{{filled}}}\n    return o\n"
-    return _made(source, "hydrate", {"cls": schema.cls, "new": schema.cls.__new__, "own": own})
+    unpacked = ", ".join(names)
+    source = (
+        f"def hydrate(row):\n    ({unpacked},) = row\n    o = new(cls)\n    o.__dict__ = {{{filled}}}\n    return o\n"
+    )
+    return _made(source, "hydrate", {"cls": schema.cls, "new": maker(schema.cls), "own": own})
 
 
-def _made(source: str, name: str, names: dict[str, Any]) -> Any:
+def maker(cls: Any) -> Any:
+    return cls.__new__
+
+
+def _made(source: str, name: str, names: dict[str, Any]) -> Callable[[Any], Any]:
     exec(compile(source, f"<datalayer {name}>", "exec"), names)  # the source holds attribute names only, as literals
-    return names[name]
+    made: Callable[[Any], Any] = names[name]
+    return made

@@ -30,7 +30,10 @@ def get_many(session: Session, schema: Schema, ids: Iterable[Any]) -> dict[Any, 
         elif isinstance(present, schema.cls):
             found[id] = present
     rows = ladder.read_many(
-        schema, list(missing.values()), lambda keys: _load(session, schema, keys), local=session._consistency() == "cached"
+        schema,
+        list(missing.values()),
+        lambda keys: _load(session, schema, keys),
+        local=session._consistency() == "cached",
     )
     found |= _instances(session, schema, missing, rows)
     return {id: found[id] for id in wanted if id in found}

@@ -18,7 +18,7 @@ from ..models.schema import Schema
 from ..tiers.l3 import RowReader
 from ..tiers.ladder import Ladder, Row
 from .caches import Caches
-from .hydrate import compile_from_row, compile_from_template, install_lazy_state
+from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker
 from .many import get_many
 from .session import Session
 from .snapshots import Snapshot, make_snapshot, snapshot_class
@@ -55,7 +55,7 @@ class Reader:
     def _compile_get(self, ladder: Ladder) -> Callable[..., Any]:
         schema, slow = self.schema, self._slow
         find, now, blocks, heard = ladder.l1.index.get, ladder.l1.clock, self._caches.levels.blocks, self._heard
-        kind, cls, new = schema.key_types[0], schema.cls, schema.cls.__new__
+        kind, cls, new = schema.key_types[0], schema.cls, maker(schema.cls)
         absent = ABSENT
         if any(key in schema.mutable for key in schema.local.keys):
             return self._compile_copying_get(ladder)
@@ -180,9 +180,7 @@ class Reader:
     def _hydrated(self, rows: Sequence[Row]) -> list[Any]:
         """Detached instances by the ORM's own loader, for classes with load events, subclasses and the like."""
         with self._open() as session:
-            made = [
-                session._hydrator.instance(self.schema, row.projection, own_row(row.values)) for row in rows
-            ]
+            made = [session._hydrator.instance(self.schema, row.projection, own_row(row.values)) for row in rows]
             session.expunge_all()
         return made
 

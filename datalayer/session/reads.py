@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: What ``_identity_lookup`` answers for "known not to exist": ``get`` and the lazy loader both turn it into None.
 NO_SUCH_ROW = LoaderCallableStatus.PASSIVE_CLASS_MISMATCH
 
-LOAD_BY_KEY = getattr(loading, "_load_on_pk_identity", None) or loading.load_on_pk_identity
+LOAD_BY_KEY = getattr(loading, "_load_on_pk_identity", None) or vars(loading)["load_on_pk_identity"]
 
 _READ_COMMITTED = frozenset((None, "READ COMMITTED", "READ UNCOMMITTED", "AUTOCOMMIT"))
 _UNSAFE_OPTIONS = ("isolation_level", "schema_translate_map")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -183,11 +183,12 @@ class Session(orm.Session):
         self._note(states, "sets")
         super()._register_persistent(states)
 
-    def _remove_newly_deleted(self, states: set[InstanceState[Any]]) -> None:
+    def _remove_newly_deleted(self, states: Iterable[InstanceState[Any]]) -> None:
+        states = list(states)
         self._note(states, "deletes")
         super()._remove_newly_deleted(states)
 
-    def _note(self, states: set[InstanceState[Any]], kind: str) -> None:
+    def _note(self, states: Collection[InstanceState[Any]], kind: str) -> None:
         """Enter the keys of flushed states. Touches no attribute: an expired one would emit SQL inside the flush."""
         if self._caches is None:
             return

@@ -17,30 +17,40 @@ class Snapshot:
     __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"{type(self).__name__} is a snapshot and cannot be changed; get() returns an instance that can")
+        raise AttributeError(
+            f"{type(self).__name__} is a snapshot and cannot be changed; get() returns an instance that can"
+        )
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"{type(self).__name__} is a snapshot and cannot be changed; get() returns an instance that can")
+        raise AttributeError(
+            f"{type(self).__name__} is a snapshot and cannot be changed; get() returns an instance that can"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The values by attribute name; absent columns are left out."""
-        return {name: getattr(self, name) for name in self.__slots__ if hasattr(self, name)}
+        return {name: getattr(self, name) for name in _slots(self) if hasattr(self, name)}
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.to_dict() == self.to_dict()  # type: ignore[attr-defined]
+        return type(other) is type(self) and other.to_dict() == self.to_dict()
 
     def __hash__(self) -> int:
         return hash((type(self), *(str(v) for v in self.to_dict().values())))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name, '<not cached>')!r}" for name in self.__slots__)
+        shown = ", ".join(f"{name}={getattr(self, name, '<not cached>')!r}" for name in _slots(self))
         return f"{type(self).__name__}({shown})"
+
+
+def _slots(snapshot: Snapshot) -> tuple[str, ...]:
+    return tuple(type(snapshot).__slots__)
 
 
 def snapshot_class(schema: Schema) -> type[Snapshot]:
     """The snapshot class of a model, with one slot for each column that ``select`` returns."""
     slots = tuple(dict.fromkeys(schema.full.keys))
-    return type(f"{schema.cls.__name__}Snapshot", (Snapshot,), {"__slots__": slots, "__module__": schema.cls.__module__})
+    return type(
+        f"{schema.cls.__name__}Snapshot", (Snapshot,), {"__slots__": slots, "__module__": schema.cls.__module__}
+    )
 
 
 def make_snapshot(cls: type[Snapshot], keys: tuple[str, ...], values: tuple[Any, ...]) -> Snapshot:

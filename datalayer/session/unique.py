@@ -7,7 +7,7 @@ tiers and must still have the value that was asked for, else the database is ask
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.sql import operators
@@ -66,10 +66,10 @@ def recognise(statement: Any) -> Lookup | None:
     left, right, entity = criterion.left, criterion.right, statement._raw_columns[0]
     if not isinstance(right, BindParameter) or not getattr(entity, "is_selectable", False):
         return None
-    mapper = entity._annotations.get("parententity")
+    mapper: Any = entity._annotations.get("parententity")
     if mapper is None or not mapper.is_mapper or left._annotations.get("parententity") is not mapper:
         return None
-    return _lookup(schema_of(mapper), left._annotations.get("proxy_key"), right)
+    return _lookup(schema_of(cast(Any, mapper)), left._annotations.get("proxy_key"), right)
 
 
 def _lookup(schema: Schema, name: Any, parameter: BindParameter[Any]) -> Lookup | None:

@@ -1,8 +1,8 @@
 """What a transaction writes: two trackers into one write set per database connection.
 
-The unit of work tells exact keys (see :class:`datalayer.session.Session`); every other statement is seen by the engine's
-cursor event and classified. The write set becomes marks at the engine's ``commit`` event: it is complete by then, the
-row locks are held, and it fires for the real commit only, not for savepoints.
+The unit of work tells exact keys (see :class:`datalayer.session.Session`); every other statement is seen by the
+engine's cursor event and classified. The write set becomes marks at the engine's ``commit`` event: it is complete by
+then, the row locks are held, and it fires for the real commit only, not for savepoints.
 
 The state lives on the pooled connection record, because that is what a COMMIT commits, whoever holds it.
 """

@@ -36,7 +36,9 @@ def open_engine(
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError as error:
-        raise ConfigError("url cannot be parsed as a database URL; expected dialect+driver://user:password@host/name") from error
+        raise ConfigError(
+            "url cannot be parsed as a database URL; expected dialect+driver://user:password@host/name"
+        ) from error
     folder = None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         folder = tempfile.TemporaryDirectory(prefix="datalayer-")
@@ -58,7 +60,9 @@ def _create(url: URL, options: dict[str, Any]) -> sa.Engine:
             f"the driver of {url.drivername!r} is not installed (module {error.name!r}); run: pip install '{package}'"
         ) from error
     except sa.exc.NoSuchModuleError as error:
-        raise ConfigError(f"url has the unknown dialect {url.drivername!r}; expected for example postgresql+psycopg") from error
+        raise ConfigError(
+            f"url has the unknown dialect {url.drivername!r}; expected for example postgresql+psycopg"
+        ) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine

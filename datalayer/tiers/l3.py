@@ -180,7 +180,7 @@ def row_reader(
     return ListeningReader(
         DriverReader(reading, schema, watchdog),
         core,
-        lambda: len(engine.dispatch.before_cursor_execute) > own_listeners,  # type: ignore[attr-defined]
+        lambda: len(engine.dispatch.before_cursor_execute) > own_listeners,
     )
 
 

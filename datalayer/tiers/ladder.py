@@ -129,13 +129,14 @@ class Ladder:
         entry = self.l1.index.get(key[0] if len(key) == 1 else key)
         if entry is None or entry.deadline <= self.l1.clock():
             return None
-        value = entry.value if self.single else entry.value.get(self._variant(schema))
+        value: Any = entry.value if self.single else entry.value.get(self._variant(schema))
         if value is None:
             return None
         entry.hits += 1
-        if value is ABSENT:
-            return ABSENT
-        return Row(tuple(value.values()) if self.single else value, schema.local, "l1")
+        if isinstance(value, Absent):
+            return value
+        values: tuple[Any, ...] = tuple(value.values()) if self.single else value
+        return Row(values, schema.local, "l1")
 
     def read(
         self,
@@ -179,9 +180,7 @@ class Ladder:
             self._keep(schema, name, ticket, schema.local.pick(loaded.values), max_life=self._lives.l2)
         return loaded
 
-    def _ask_shared(
-        self, schema: Schema, key: tuple[Any, ...], address: Key
-    ) -> tuple[tuple[Row, float] | None, Any]:
+    def _ask_shared(self, schema: Schema, key: tuple[Any, ...], address: Key) -> tuple[tuple[Row, float] | None, Any]:
         """(row and remaining life, None) for a hit, (None, lease or None) for a miss."""
         found: Found | Lease | None = self.l2.get(address)
         if found is None:

@@ -54,7 +54,10 @@ class Watchdog:
         with self._lock:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(
-                    target=_watch, args=(weakref.ref(self), self._stop, self.limit / 8), name="datalayer-watchdog", daemon=True
+                    target=_watch,
+                    args=(weakref.ref(self), self._stop, self.limit / 8),
+                    name="datalayer-watchdog",
+                    daemon=True,
                 )
                 self._thread.start()
 

@@ -36,9 +36,7 @@ def upgrade() -> None:
         sa.Column("profile", sa.JSON().with_variant(postgresql.JSONB(), "postgresql")),
         sa.Column("created_at", _moment, server_default=sa.func.current_timestamp(), nullable=False),
         sa.Column("updated_at", _moment, server_default=sa.func.current_timestamp(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["team_id"], ["teams.id"], name=op.f("fk_players_team_id_teams"), ondelete="SET NULL"
-        ),
+        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_players_team_id_teams"), ondelete="SET NULL"),
         sa.UniqueConstraint("email", name=op.f("uq_players_email")),
     )
     op.create_index(op.f("ix_players_team_id"), "players", ["team_id"])

@@ -59,7 +59,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "enum": st.sampled_from(Colour),
     "json": json_values,
 }
-VALUES["any"] = st.one_of(*(VALUES[kind] for kind in VALUES if kind != "enum"), st.tuples(text, st.dates()), st.frozensets(st.integers()))
+VALUES["any"] = st.one_of(
+    *(VALUES[kind] for kind in VALUES if kind != "enum"), st.tuples(text, st.dates()), st.frozensets(st.integers())
+)
 KINDS = sorted(VALUES)
 CODECS = ["msgpack", "json", CompressedCodec(codec_named("msgpack"))]
 
@@ -96,7 +98,9 @@ def test_a_value_of_every_kind_comes_back_exactly(codec: Any, kind: str, data: s
 
 
 @given(kind=st.sampled_from(KINDS), other=st.sampled_from(KINDS), data=st.data())
-def test_a_value_of_another_kind_than_declared_comes_back_exactly_too(kind: str, other: str, data: st.DataObject) -> None:
+def test_a_value_of_another_kind_than_declared_comes_back_exactly_too(
+    kind: str, other: str, data: st.DataObject
+) -> None:
     row = compile_row([field(kind)], codec_named("msgpack"))
     value = data.draw(VALUES[other].filter(lambda v: not isinstance(v, Colour)))
     if kind == "enum" and type(value) is str:

@@ -13,7 +13,9 @@ from datalayer.migrate.runner import MigrationReport, create_missing
 
 def schema(*extra: sa.Column, indexed: bool = False) -> sa.MetaData:
     metadata = sa.MetaData()
-    table = sa.Table("things", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text), *extra)
+    table = sa.Table(
+        "things", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text), *extra
+    )
     if indexed:
         sa.Index("ix_things_name", table.c.name)
     return metadata
@@ -43,7 +45,11 @@ def test_columns_and_indexes_are_added_and_rows_kept(engine: sa.Engine) -> None:
         connection.execute(sa.text("INSERT INTO things VALUES (1, 'kept')"))
         connection.execute(sa.text("CREATE TABLE strangers (id int)"))
     report = create_missing(engine, [richer()])
-    assert set(report.applied) == {"add column things.note", "add column things.level", "create index ix_things_name on things"}
+    assert set(report.applied) == {
+        "add column things.note",
+        "add column things.level",
+        "create index ix_things_name on things",
+    }
     assert report.refused == ()
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT id, name, note, level FROM things")).all() == [(1, "kept", None, 7)]
@@ -87,9 +93,16 @@ def test_an_index_that_was_left_half_made_is_rebuilt(pg_url: str) -> None:
         create_missing(layer.engine, [schema()])
         with layer.engine.begin() as connection:
             connection.execute(sa.text("INSERT INTO things VALUES (1, 'a'), (2, 'a')"))
-        with layer.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection, pytest.raises(sa.exc.IntegrityError):
+        with (
+            layer.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+            pytest.raises(sa.exc.IntegrityError),
+        ):
             connection.exec_driver_sql("CREATE UNIQUE INDEX CONCURRENTLY ix_things_name ON things (name)")
-        assert create_missing(layer.engine, [schema(indexed=True)]).applied == ("create index ix_things_name on things",)
+        assert create_missing(layer.engine, [schema(indexed=True)]).applied == (
+            "create index ix_things_name on things",
+        )
         with layer.engine.connect() as connection:
-            valid = connection.scalar(sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_things_name')"))
+            valid = connection.scalar(
+                sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_things_name')")
+            )
         assert valid is True

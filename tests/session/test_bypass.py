@@ -185,7 +185,9 @@ def _outcome(session: sa.orm.Session, key: object) -> object:
     return found.id if found is not None else None
 
 
-def test_a_written_key_is_read_from_the_database_by_its_own_transaction(session: Session, statements: Statements) -> None:
+def test_a_written_key_is_read_from_the_database_by_its_own_transaction(
+    session: Session, statements: Statements
+) -> None:
     player = session.get_one(zoo.Player, 1)
     player.name = "mine"
     session.flush()

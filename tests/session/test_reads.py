@@ -60,10 +60,7 @@ def test_a_lookup_by_a_unique_column_comes_from_the_cache(layer: DataLayer, stat
         statement = sa.select(zoo.Player).filter_by(email="ann@x")
     for expected in (1, 0):
         with layer.session() as session:
-            if ask == "execute":
-                found = session.execute(statement).scalar_one()
-            else:
-                found = session.scalars(statement).one()
+            found = session.execute(statement).scalar_one() if ask == "execute" else session.scalars(statement).one()
             assert found.id == 1
             assert session.get(zoo.Player, 1) is found
         assert statements.taken() == expected
@@ -132,7 +129,9 @@ def test_single_table_inheritance_answers_as_the_database_does(layer: DataLayer)
             assert session.get(zoo.Truck, 1) is None
 
 
-def test_mutable_composite_reconstructor_and_deferred_behave_as_loaded(layer: DataLayer, statements: Statements) -> None:
+def test_mutable_composite_reconstructor_and_deferred_behave_as_loaded(
+    layer: DataLayer, statements: Statements
+) -> None:
     warm(layer, (zoo.Fancy, 1))
     statements.taken()
     with layer.session() as session:
@@ -211,7 +210,9 @@ def test_a_stale_version_is_refused_and_the_retry_reads_afresh(layer: DataLayer)
         assert session.get_one(zoo.Account, 1).balance == 50
 
 
-def test_a_sessionmaker_of_an_existing_application_reads_through_the_layer(layer: DataLayer, statements: Statements) -> None:
+def test_a_sessionmaker_of_an_existing_application_reads_through_the_layer(
+    layer: DataLayer, statements: Statements
+) -> None:
     make = sessionmaker(bind=layer.engine, class_=datalayer.Session, layer=layer)
     for expected in (1, 0):
         with make() as session:

@@ -20,7 +20,8 @@ redis.call('HSET', KEYS[1], 'e', id, 'f', 0)
 return id
 """
 
-#: KEYS header, value · ARGV epoch, generation field, token, px -> {'E'} | {'V', value, pttl} | {'B'} | {'L', generation}
+#: KEYS header, value · ARGV epoch, generation field, token, px
+#: -> {'E'} other epoch | {'V', value, pttl} | {'B'} busy | {'L', generation}
 LEASE = b"""
 local h = redis.call('HMGET', KEYS[1], 'e', ARGV[2])
 if h[1] ~= ARGV[1] then return {'E'} end

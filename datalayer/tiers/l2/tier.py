@@ -286,7 +286,7 @@ class RedisTier:
                 self._failed(error)
                 return None
             except BaseException:
-                if link is not None:
+                if links is not None and link is not None:
                     links.drop(link)
                 raise
             links.give(link)
@@ -300,7 +300,9 @@ class RedisTier:
         self._on_error(kind)
         if kind == "auth" and self._loud:
             self._loud = False
-            log.error("Redis refuses our credentials (%s); the shared cache is off until they are right", type(error).__name__)
+            log.error(
+                "Redis refuses our credentials (%s); the shared cache is off until they are right", type(error).__name__
+            )
         if kind in ("moved", "connection", "timeout"):
             self._topology.refresh()
         if kind not in ("refused", "moved"):
@@ -335,5 +337,9 @@ def _kind(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "timeout"
     if isinstance(error, ResponseError):
-        return "moved" if str(error).startswith(_MOVED) or type(error).__name__.removesuffix("Error").upper() in _MOVED else "refused"
+        return (
+            "moved"
+            if str(error).startswith(_MOVED) or type(error).__name__.removesuffix("Error").upper() in _MOVED
+            else "refused"
+        )
     return "connection"

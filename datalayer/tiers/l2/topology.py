@@ -52,9 +52,7 @@ def topology_of(url: str, *, timeout: float, most: int) -> Topology:
         return _Sentinel(url, options, most)
     if scheme == "redis+cluster":
         return _Cluster(url, options, most)
-    raise ConfigError(
-        f"redis has the scheme {scheme!r}; expected redis, rediss, unix, redis+sentinel or redis+cluster"
-    )
+    raise ConfigError(f"redis has the scheme {scheme!r}; expected redis, rediss, unix, redis+sentinel or redis+cluster")
 
 
 class _Single:
