@@ -138,7 +138,7 @@ class Repository(Generic[T]):
 
     def _page_secret(self) -> bytes:
         caches = self.session._caches
-        return caches.page_secret if caches is not None else b""
+        return caches.page_secret() if caches is not None else b""
 
     def _select(self, query: Any, *, default_limit: bool = True) -> sa.Select[Any]:
         statement = to_select(query, self.model, default_limit=default_limit)

@@ -81,7 +81,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         make=_LadderMaker(settings, engine, l2, coherence, clock),
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
-        page_secret=_page_secret(settings, engine),
+        page_secret=partial(_page_secret, settings, engine),
     )
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)

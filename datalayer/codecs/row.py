@@ -12,6 +12,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgpack
 
@@ -145,14 +146,38 @@ def _decoding(field: Field, name: str) -> str:
     return f"if {_plain_test(field, name)}: {name} = even{i}({name})"
 
 
+def _zoned(value: Any) -> list[Any] | None:
+    """A moment in a named zone as the moment and the name, which is what drivers return for most server settings."""
+    zone = getattr(value, "tzinfo", None)
+    if type(value) is not dt.datetime or type(zone) is not ZoneInfo or zone.key is None:
+        return None
+    moment = value.astimezone(dt.UTC)
+    back = moment.astimezone(zone)  # a local time that the zone skips has no moment of its own
+    exact_back = back.fold == value.fold and back.replace(tzinfo=None) == value.replace(tzinfo=None)
+    return [moment, zone.key] if exact_back else None
+
+
+def _in_zone(moment: Any, key: Any) -> Any:
+    if type(moment) is not dt.datetime or moment.tzinfo is not dt.UTC or type(key) is not str:
+        raise DecodeError("a moment in a zone is not one")
+    zone = _zones.get(key)
+    if zone is None:
+        zone = _zones[key] = ZoneInfo(key)
+    return moment.astimezone(zone)
+
+
+_zones: dict[str, ZoneInfo] = {}
+
+
 def _odd(field: Field) -> Callable[[Any], Any]:
     def odd(value: Any) -> Any:
         if value is None:
             raise EncodeError(f"column {field.name} is None, but its model says that it never is")
         if isinstance(value, bytearray | memoryview):  # MessagePack would take them for bytes
             raise EncodeError(f"column {field.name} of type {type(value).__name__!r} cannot be encoded exactly")
-        return _Odd(value)
+        return (_zoned(value) or _Odd(value)) if zoned else _Odd(value)
 
+    zoned = field.kind == "datetime"
     return odd
 
 
@@ -160,6 +185,8 @@ def _even(field: Field) -> Callable[[Any], Any]:
     def even(value: Any) -> Any:
         if type(value) is _Odd:
             return value.value
+        if type(value) is list and field.kind == "datetime":
+            return _in_zone(*value)
         if field.kind == "enum" and type(value) is str:
             try:
                 return field.python_type[value]

@@ -33,7 +33,7 @@ class Caches:
         make: Callable[[Schema], Ladder],
         member: Callable[[object], bool],
         row_security: Callable[[sa.Table], bool | None],
-        page_secret: bytes,
+        page_secret: Callable[[], bytes],
     ) -> None:
         self.engine = engine
         self.tracker = tracker

@@ -225,7 +225,7 @@ class Reader:
         """The instances that exist, by id, in the order asked. One batch per tier."""
         wanted = list(dict.fromkeys(ids))
         level = self._level(consistency)
-        keys = {id: self.key(id) for id in wanted}
+        keys = self._keys_of(wanted)
         rows = self._rows
         ladder = self._caches.ladder(self.schema) if rows is not None else None
         if rows is None or ladder is None or self._heard or level == "database" or None in keys.values():
@@ -233,9 +233,17 @@ class Reader:
         found = ladder.read_many(self.schema, list(keys.values()), rows.many, local=level == "cached")  # type: ignore[arg-type]
         present = [(id, found[key]) for id, key in keys.items() if key in found]
         if self._lazy:
-            return {id: self.owned(row) for id, row in present}
+            owned = self.owned
+            return {id: owned(row) for id, row in present}
         made = self._hydrated([row for _, row in present])
         return {id: instance for (id, _), instance in zip(present, made, strict=True) if instance is not None}
+
+    def _keys_of(self, ids: list[Any]) -> dict[Any, tuple[Any, ...] | None]:
+        if self._keys == 1 and not self.schema.reasons:
+            kind = self.schema.key_types[0]
+            if all(type(id) is kind for id in ids):
+                return {id: (id,) for id in ids}
+        return {id: self.key(id) for id in ids}
 
     def _many_by_session(self, ids: list[Any], consistency: Consistency | None) -> dict[Any, Any]:
         with self._open() as session, session._at(consistency):

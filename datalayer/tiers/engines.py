@@ -84,8 +84,22 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def reading_engine(engine: sa.Engine) -> sa.Engine:
-    """An AUTOCOMMIT engine that connects exactly as ``engine`` does, with a pool of its own."""
-    pool = engine.pool.recreate()
+    """An AUTOCOMMIT engine that connects exactly as ``engine`` does, with a pool of its own.
+
+    No ping before use: a read that meets a dead connection is repeated. No reset after use: nothing was begun.
+    """
+    theirs = engine.pool
+    size = theirs.size() if isinstance(theirs, sa.pool.QueuePool) else 5
+    pool = sa.pool.QueuePool(
+        theirs._creator,
+        pool_size=size,
+        max_overflow=0,
+        timeout=getattr(theirs, "_timeout", 30.0),
+        recycle=theirs._recycle,
+        use_lifo=True,
+        reset_on_return=None,
+        _dispatch=theirs.dispatch,
+    )
     return sa.create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT", hide_parameters=True)
 
 

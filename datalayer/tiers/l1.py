@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from itertools import islice
 from typing import Any
 
-from cachetools import FIFOCache
+from cachetools import Cache
 
 from ..errors import ConfigError
 
@@ -45,8 +45,8 @@ class Entry:
         self.size = size
 
 
-class _Fifo(FIFOCache[Hashable, Entry]):
-    """First in, first out, with the mirror for readers and the sums over entries kept right."""
+class _Fifo(Cache[Hashable, Entry]):
+    """First in, first out, with the mirror for readers (whose order is that of the queue) and the sums kept right."""
 
     def __init__(self, maxsize: int) -> None:
         super().__init__(maxsize)
@@ -56,7 +56,8 @@ class _Fifo(FIFOCache[Hashable, Entry]):
         self.evictions = 0
 
     def __setitem__(self, key: Hashable, entry: Entry, *_: Any) -> None:
-        self.pop(key, None)
+        if key in self.index:
+            del self[key]
         super().__setitem__(key, entry)
         self.index[key] = entry
         self.bytes += entry.size
@@ -77,7 +78,7 @@ class _Fifo(FIFOCache[Hashable, Entry]):
         return self.victim()
 
     def victim(self) -> tuple[Hashable, Entry]:
-        return super().popitem()
+        return self._take(next(iter(self.index)))
 
     def oldest(self, count: int) -> list[tuple[Hashable, Entry]]:
         return list(islice(self.index.items(), count))
@@ -163,8 +164,28 @@ class L1:
                 return
             self._cache[key] = Entry(self.clock() + life, value, size)
             self._sweep(_SWEEP)
-            while self.max_bytes is not None and self._cache.bytes > self.max_bytes:
-                self._cache.popitem()
+            self._shrink()
+
+    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]]) -> None:
+        """As :meth:`put` for many (key, value, size, max_life), with the default life and one look at the clock."""
+        with self.lock:
+            now, cache, ttl, jitter, draw = self.clock(), self._cache, self.ttl, self._jitter, random.random
+            count = 0
+            for key, value, size, max_life in items:
+                life = ttl * (1 - jitter * draw())
+                if max_life is not None and max_life < life:
+                    life = max_life
+                if self.max_bytes is None or size <= self.max_bytes:
+                    cache[key] = Entry(now + life, value, size)
+                    count += 1
+                else:
+                    self.drop(key)
+            self._sweep(_SWEEP * count)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self.max_bytes is not None and self._cache.bytes > self.max_bytes:
+            self._cache.popitem()
 
     def _sweep(self, count: int) -> None:
         """Free dead entries at the front, so that they do not linger while the cache is not full."""
@@ -177,12 +198,15 @@ class L1:
     def drop(self, key: Hashable) -> bool:
         """Forget one key; says whether it was there."""
         with self.lock:
-            return self._cache.pop(key, None) is not None
+            if key not in self.index:
+                return False
+            del self._cache[key]
+            return True
 
     def drop_many(self, keys: Iterable[Hashable]) -> None:
         with self.lock:
             for key in keys:
-                self._cache.pop(key, None)
+                self.drop(key)
 
     def drop_if(self, predicate: Callable[[Hashable, Entry], bool]) -> int:
         """Forget what the predicate picks; returns how many. Costs a walk over everything."""

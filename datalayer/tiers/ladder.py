@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
@@ -55,7 +55,11 @@ class Gate(Protocol):
         max_life: float | None = None,
     ) -> bool: ...
 
-    def put_many(self, puts: Iterable[tuple[Hashable, Any, Any, int, float | None, float | None]]) -> None: ...
+    def tickets(self) -> Any | None: ...
+
+    def free(self, keys: Sequence[Hashable]) -> Sequence[Hashable]: ...
+
+    def put_many(self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]]) -> None: ...
 
     def glance(self) -> int | None: ...
 
@@ -224,19 +228,24 @@ class Ladder:
         return rows
 
     def _read_many_below(self, schema: Schema, missing: list[tuple[Any, ...]], load: Any, rows: dict[Any, Row]) -> None:
-        tickets = {key: self.guard.ticket(_name(key)) for key in missing}
+        tickets = self.guard.tickets()
+        names = {_name(key): key for key in missing}
+        free = [names[name] for name in self.guard.free(list(names))] if tickets is not None else []
         lives: dict[tuple[Any, ...], float] = {}
         leases: dict[tuple[Any, ...], tuple[Key, Any]] = {}
-        if self._lives.use_l2 and self.l2.enabled:
-            lives, leases = self._ask_shared_many(schema, [k for k in missing if tickets[k] is not None], rows)
+        if free and self._lives.use_l2 and self.l2.enabled:
+            lives, leases = self._ask_shared_many(schema, free, rows)
         asked = [key for key in missing if key not in rows]
         if asked:
             loaded = load(asked)
             self.counts["l3_reads"] += len(asked)
+            full = schema.full
             for key, values in loaded.items():
-                rows[key] = Row(values, schema.full, "l3")
-            self._fill_many(schema, leases, loaded)
-        self.guard.put_many(self._puts(schema, missing, tickets, rows, lives))
+                rows[key] = Row(values, full, "l3")
+            if leases:
+                self._fill_many(schema, leases, loaded)
+        if free and self._lives.use_l1:
+            self.guard.put_many(tickets, self._puts(schema, free, rows, lives))
 
     def _ask_shared_many(self, schema: Schema, keys: list[tuple[Any, ...]], rows: dict[Any, Row]) -> Any:
         addresses = {key: Key(self._space, self._key_text(key)) for key in keys}
@@ -270,22 +279,25 @@ class Ladder:
             self.counts["l2_fills"] += len(fills)
             self.l2.fill_many(fills, self._lives.l2)
 
-    def _puts(self, schema: Schema, keys: Sequence[Any], tickets: Any, rows: Mapping[Any, Row], lives: Any) -> Any:
-        if not self._lives.use_l1:
-            return
+    def _puts(
+        self, schema: Schema, keys: Sequence[tuple[Any, ...]], rows: Mapping[Any, Row], lives: Mapping[Any, float]
+    ) -> list[tuple[Hashable, Any, int, float | None]]:
+        """What L1 is to keep of a batch: rows for as long as L2 has them, absences for the negative life."""
+        puts: list[tuple[Hashable, Any, int, float | None]] = []
+        single, life, local, names = self.single, self._lives.l2, schema.local, schema.local.keys
+        of_full, of_shared = local.pick, schema.local_of_shared
         for key in keys:
-            if tickets[key] is None:
-                continue
+            name = key[0] if len(key) == 1 else key
             row = rows.get(key)
-            if row is None:
-                yield _name(key), tickets[key], self._stored(schema, _name(key), ABSENT), 0, self._lives.negative, None
-                continue
-            local = (schema.local_of_shared if row.tier == "l2" else schema.local.pick)(row.values)
-            value = self._stored(schema, _name(key), local)
-            life = lives.get(key, self._lives.l2)
-            if not self.single:
-                life = self._shortest(_name(key), life) or life
-            yield _name(key), tickets[key], value, self._size(value), None, life
+            values: Any = ABSENT if row is None else (of_shared if row.tier == "l2" else of_full)(row.values)
+            most = self._lives.negative if row is None else lives.get(key, life)
+            if single:
+                value = values if row is None else dict(zip(names, values, strict=False))
+            else:
+                value = self._stored(schema, name, values)
+                most = self._shortest(name, most) or most
+            puts.append((name, value, self._size(value) if self.l1.max_bytes else 0, most))
+        return puts
 
     # -- L1 values -------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,10 @@ KEY, OTHER = Key("players", "1"), Key("players", "2")
 def make(url: str, *, failures: int = 1000, kinds: Counter[str] | None = None, timeout: float = 0.25) -> RedisTier:
     told = kinds if kinds is not None else Counter()
     return RedisTier(
-        url, breaker=Breaker(failures, 0.05, time.monotonic), timeout=timeout, on_error=lambda kind: told.update((kind,))
+        url,
+        breaker=Breaker(failures, 0.05, time.monotonic),
+        timeout=timeout,
+        on_error=lambda kind: told.update((kind,)),
     )
 
 
@@ -126,7 +129,7 @@ def test_a_value_is_extended_only_if_it_is_still_the_same(tier: RedisTier) -> No
 def test_garbage_under_a_key_is_a_miss(tier: RedisTier, redis_url: str, garbage: bytes) -> None:
     put(tier)
     client = redis.Redis.from_url(redis_url)
-    (name,) = [key for key in client.keys() if b":v:" in key]
+    (name,) = [key for key in client.scan_iter() if b":v:" in key]
     client.set(name, garbage, px=60_000)
     assert tier.get(KEY) is None
     client.delete(name)
@@ -147,7 +150,7 @@ def test_the_loss_of_all_data_is_a_miss_and_the_tier_goes_on(tier: RedisTier, re
 def test_a_value_of_an_epoch_that_ended_is_never_believed(tier: RedisTier, redis_url: str) -> None:
     put(tier)
     with redis.Redis.from_url(redis_url) as client:
-        (name,) = [key for key in client.keys() if b":v:" in key]
+        (name,) = [key for key in client.scan_iter() if b":v:" in key]
         value = client.get(name)
         client.flushdb()
         client.set(name, value, px=60_000)

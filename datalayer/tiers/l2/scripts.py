@@ -60,11 +60,22 @@ redis.call('SET', KEYS[2], 'V' .. ARGV[1] .. '|' .. f .. '|' .. ARGV[3] .. '|' .
 return 1
 """
 
-ALL = (OPEN, LEASE, FILL)
+#: KEYS header, values · ARGV generation fields -> {values, pttls, {epoch, generations}}
+MANY = b"""
+local t = {}
+local v = {}
+for i = 2, #KEYS do
+  v[i - 1] = redis.call('GET', KEYS[i])
+  t[i - 1] = v[i - 1] and redis.call('PTTL', KEYS[i]) or 0
+end
+return {v, t, redis.call('HMGET', KEYS[1], 'e', unpack(ARGV))}
+"""
+
+ALL = (OPEN, LEASE, FILL, MANY)
 
 
 def sha(script: bytes) -> bytes:
     return hashlib.sha1(script).hexdigest().encode()
 
 
-OPEN_SHA, LEASE_SHA, FILL_SHA = map(sha, ALL)
+OPEN_SHA, LEASE_SHA, FILL_SHA, MANY_SHA = map(sha, ALL)

@@ -31,7 +31,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ...contracts.tier import Found, Key, Lease
 from ..breaker import Breaker
 from .links import Command, Link, Links
-from .scripts import FILL_SHA, LEASE_SHA, OPEN_SHA
+from .scripts import FILL_SHA, LEASE_SHA, MANY_SHA, OPEN_SHA
 from .topology import topology_of
 
 log = logging.getLogger("datalayer.l2")
@@ -113,12 +113,13 @@ class RedisTier:
     def _get_group(self, shard: _Shard, epoch: bytes, keys: Sequence[Key]) -> dict[Key, Found]:
         names = [shard.values + f"{key.space}:{key.id}" for key in keys]
         spaces = list(dict.fromkeys(key.space for key in keys))
-        commands: list[Command] = [("MGET", *names), *(("PTTL", name) for name in names)]
-        commands.append(("HMGET", shard.header, "e", *(f"n:{space}" for space in spaces)))
-        replies = self._ask(shard, lambda link: link.ask(*commands))
+        fields = [f"n:{space}" for space in spaces]
+        # A script, because reading one reply for each key's remaining life would cost more than all the rest.
+        command = ("EVALSHA", MANY_SHA, len(names) + 1, shard.header, *names, *fields)
+        replies = self._ask(shard, lambda link: link.ask(command))
         if replies is None:
             return {}
-        values, ttls, (stored, *generations) = replies[0], replies[1:-1], replies[-1]
+        values, ttls, (stored, *generations) = replies[0]
         of = dict(zip(spaces, generations, strict=True))
         found = {}
         for key, value, ttl in zip(keys, values, ttls, strict=True):
