@@ -179,7 +179,7 @@ class DataLayer:
     def _make_reader(self, mapper: Any) -> Reader:
         parts, schema = self._parts, schema_of(mapper)
         rows = None
-        if schema.cacheable and not _sees_rows_by_role(parts.caches.reasons(schema)):
+        if schema.cacheable:
             rows = row_reader(
                 schema,
                 engine=parts.engine,
@@ -273,10 +273,6 @@ def _merged(settings: Settings | None, options: dict[str, Any]) -> Settings:
     if settings is None:
         return Settings.from_mapping(options)
     return settings.replace(**options) if options else settings
-
-
-def _sees_rows_by_role(reasons: tuple[str, ...]) -> bool:
-    return any("row-level security" in reason for reason in reasons)
 
 
 def _probe(ping: Callable[[], float]) -> TierHealth:

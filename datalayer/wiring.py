@@ -96,6 +96,7 @@ def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[st
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,
+        connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )

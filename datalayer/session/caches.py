@@ -61,13 +61,19 @@ class Caches:
         with self._lock:
             if schema in self._known:
                 return self._known[schema]
-            ladder = None
-            if not reasons:
-                ladder = self._ladders.get(schema.root)
-                if ladder is None:
-                    ladder = self._ladders[schema.root] = self._make(schema)
+            ladder = self.prospect(schema) if not reasons else None
             if not reasons or not any(_may_change(reason) for reason in reasons):
                 self._known[schema] = ladder
+            return ladder
+
+    def prospect(self, schema: Schema) -> Ladder | None:
+        """The ladder that a shape will have if the database agrees, without asking it: never filled if it does not."""
+        if schema.reasons or not self._member(schema.cls):
+            return None
+        with self._lock:
+            ladder = self._ladders.get(schema.root)
+            if ladder is None:
+                ladder = self._ladders[schema.root] = self._make(schema)
             return ladder
 
     def ladders(self) -> list[Ladder]:

@@ -43,7 +43,7 @@ class Reader:
         self._from_row: dict[int, Callable[[tuple[Any, ...]], Any]] = {}
         # The class-level listeners of the sessions that this layer opens; truth-tested on every hit.
         self._heard: Any = getattr(open_session().dispatch.do_orm_execute, "parent_listeners", ())
-        ladder = caches.ladder(schema) if rows is not None else None
+        ladder = caches.prospect(schema) if rows is not None else None
         fast = ladder is not None and ladder.single and self._lazy and self._keys == 1
         self.get: Callable[..., Any] = self._compile_get(ladder) if fast and ladder else self._slow
         self.get_snapshot: Callable[..., Any] = (

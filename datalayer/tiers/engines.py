@@ -25,6 +25,7 @@ def open_engine(
     pool_size: int,
     pool_timeout: float,
     pool_max_lifetime: float,
+    connect_timeout: float,
     statement_timeout: float,
     lock_timeout: float,
 ) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
@@ -48,6 +49,8 @@ def open_engine(
         options |= {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout}
         options |= {"pool_recycle": int(pool_max_lifetime) or -1, "pool_use_lifo": True}
         options["connect_args"] = _postgres_arguments(parsed, statement_timeout, lock_timeout)
+        if "connect_timeout" not in parsed.query:
+            options["connect_args"]["connect_timeout"] = max(2, round(connect_timeout))  # whole seconds, two at least
     return _create(parsed, options), folder
 
 

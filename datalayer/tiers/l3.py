@@ -7,6 +7,7 @@ tracer, a commenter): what runs must be seen.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -86,14 +87,16 @@ class DriverReader:
 
     def _run(self, statement: _Statement, values: Sequence[Any]) -> list[Values]:
         try:
-            return self._attempt(statement, values)
-        except sa.exc.SQLAlchemyError as error:
-            raise translated(error, self._engine) from error
-        except Exception as error:
-            if not self._lost(error):
-                raise _driver_error(error) from error
-        try:  # a read is safe to repeat: the connection had died in the pool
-            return self._attempt(statement, values)
+            try:
+                return self._attempt(statement, values)
+            except _Lost as error:
+                if error.hung:
+                    raise
+                # It had died in the pool, and the others with it, perhaps; a read is safe to repeat.
+                self._engine.dispose()
+                return self._attempt(statement, values)
+        except _Lost as error:
+            raise translated(error.cause, self._engine) from error.cause
         except Exception as error:
             raise translated(error, self._engine) from error
 
@@ -101,18 +104,29 @@ class DriverReader:
         pooled = self._engine.raw_connection()
         connection: Any = pooled.dbapi_connection
         self._watchdog.watch(connection)
+        began = time.monotonic()
         try:
             return statement.run(connection, values)
-        except BaseException as error:
-            if not isinstance(error, Exception) or self._lost(error):
+        except Exception as error:
+            if connection.closed or connection.broken:
                 pooled.invalidate(error)
+                limit = self._watchdog.limit
+                raise _Lost(error, hung=bool(limit) and time.monotonic() - began >= limit) from error
+            raise
+        except BaseException as error:  # interrupted half-way: nobody knows what the connection would say next
+            pooled.invalidate(error)
             raise
         finally:
             self._watchdog.release(connection)
             pooled.close()
 
-    def _lost(self, error: BaseException) -> bool:
-        return bool(self._engine.dialect.is_disconnect(error, None, None))  # type: ignore[arg-type]
+
+class _Lost(Exception):
+    """The connection broke under a statement; ``hung``: only after the watchdog had waited its time out."""
+
+    def __init__(self, cause: Exception, *, hung: bool) -> None:
+        self.cause = cause
+        self.hung = hung
 
 
 class _Statement:
@@ -187,6 +201,13 @@ def row_reader(
 def row_security(engine: sa.Engine, table: sa.Table) -> bool | None:
     """Whether PostgreSQL hides rows of a table by role; None when there is no such table."""
     name = engine.dialect.identifier_preparer.format_table(table)
+    try:
+        return _row_security(engine, name)
+    except Exception as error:
+        raise translated(error, engine) from error
+
+
+def _row_security(engine: sa.Engine, name: str) -> bool | None:
     pooled = engine.raw_connection()
     try:
         cursor = pooled.cursor()
