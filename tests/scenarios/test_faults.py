@@ -85,7 +85,8 @@ def test_a_backend_that_died_in_the_pool_is_replaced_within_the_read(pg_url: str
         with layer.engine.connect() as connection:
             connection.execute(
                 sa.text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE pid <> pg_backend_pid() AND datname = current_database()"
                 )
             )
         assert things.get_one(2).name == "two"

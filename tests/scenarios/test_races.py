@@ -1,7 +1,7 @@
 """Writers of every kind and readers of every kind, at once: no reader sees less than was committed before it began.
 
-Rows carry a number that only grows. Each writer notes the number after its commit has returned; each reader looks at the
-note, reads, and compares. A second test breaks the protocol on purpose and must find stale reads, or the first one
+Rows carry a number that only grows. Each writer notes the number after its commit has returned; each reader looks at
+the note, reads, and compares. A second test breaks the protocol on purpose and must find stale reads, or the first one
 proves nothing.
 """
 
@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,8 +41,7 @@ def _unit_of_work(layer: DataLayer, i: int) -> int:
     with layer.begin() as session:
         row = session.get_one(Race, i, with_for_update=True)
         row.n += 1
-        n = row.n
-    return n
+        return row.n
 
 
 def _orm_update(layer: DataLayer, i: int) -> int:

@@ -17,12 +17,12 @@ def layer(any_url: str) -> Iterator[DataLayer]:
     with DataLayer(any_url, models=zoo.Model) as layer:
         zoo.Model.metadata.create_all(layer.engine)
         with PlainSession(layer.engine) as session:
-            session.add_all([zoo.Team(id=1, name="red"), zoo.Team(id=2, name="blue"), zoo.Tag(id=1, name="new")])
+            session.add_all([zoo.Club(id=1, name="red"), zoo.Club(id=2, name="blue"), zoo.Tag(id=1, name="new")])
             session.flush()
             session.add_all(
                 [
-                    zoo.Player(id=1, name="ann", email="ann@x", team_id=1, secret="s1", profile={"k": [1]}),
-                    zoo.Player(id=2, name="bob", email="bob@x", team_id=2),
+                    zoo.Member(id=1, name="ann", email="ann@x", team_id=1, secret="s1", profile={"k": [1]}),
+                    zoo.Member(id=2, name="bob", email="bob@x", team_id=2),
                     zoo.Place(country="pt", number=1, name="porto"),
                     zoo.Animal(id=1, name="generic"),
                     zoo.Dog(id=2, name="rex", tricks=3),

@@ -19,8 +19,8 @@ from datalayer.testing.counting import Statements
 def session(layer: DataLayer, statements: Statements) -> Iterator[Session]:
     """A session of a layer whose cache holds player 1, team 1 and employee 2."""
     with layer.session() as first:
-        first.get(zoo.Player, 1)
-        first.get(zoo.Team, 1)
+        first.get(zoo.Member, 1)
+        first.get(zoo.Club, 1)
         first.get(zoo.Employee, 1)
         first.get(zoo.Employee, 2)
     statements.taken()
@@ -29,33 +29,33 @@ def session(layer: DataLayer, statements: Statements) -> Iterator[Session]:
 
 
 def test_the_fixture_would_hit(session: Session, statements: Statements) -> None:
-    assert session.get_one(zoo.Player, 1).team is not None
+    assert session.get_one(zoo.Member, 1).team is not None
     assert statements.taken() == 0
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"options": [joinedload(zoo.Player.team)]},
+        {"options": [joinedload(zoo.Member.team)]},
         {"with_for_update": True},
         {"populate_existing": True},
         {"execution_options": {"anything": 1}},
-        {"bind_arguments": {"clause": sa.select(zoo.Player)}},
+        {"bind_arguments": {"clause": sa.select(zoo.Member)}},
     ],
     ids=lambda o: next(iter(o)),
 )
 def test_a_get_with_options_asks_the_database(session: Session, statements: Statements, options: dict) -> None:
-    assert session.get(zoo.Player, 1, **options) is not None
+    assert session.get(zoo.Member, 1, **options) is not None
     assert statements.taken() == 1
 
 
 def test_an_identity_token_asks_the_database(session: Session, statements: Statements) -> None:
-    session.get(zoo.Player, 1, identity_token="shard")
+    session.get(zoo.Member, 1, identity_token="shard")
     assert statements.taken() == 1
 
 
 def test_refresh_and_expired_attributes_ask_the_database(session: Session, statements: Statements) -> None:
-    player = session.get_one(zoo.Player, 1)
+    player = session.get_one(zoo.Member, 1)
     session.refresh(player)
     assert statements.taken() == 1
     session.expire(player)
@@ -64,7 +64,7 @@ def test_refresh_and_expired_attributes_ask_the_database(session: Session, state
 
 
 def test_merge_never_starts_from_a_cached_row(session: Session, statements: Statements) -> None:
-    merged = session.merge(zoo.Player(id=1, name="changed"))
+    merged = session.merge(zoo.Member(id=1, name="changed"))
     assert statements.taken() == 1
     assert merged.name == "changed"
 
@@ -72,19 +72,19 @@ def test_merge_never_starts_from_a_cached_row(session: Session, statements: Stat
 def test_a_statement_listener_sees_the_select_and_may_filter(session: Session, statements: Statements) -> None:
     @event.listens_for(session, "do_orm_execute")
     def only_blue(state: sa.orm.ORMExecuteState) -> None:
-        state.statement = state.statement.options(with_loader_criteria(zoo.Player, zoo.Player.name == "bob"))
+        state.statement = state.statement.options(with_loader_criteria(zoo.Member, zoo.Member.name == "bob"))
 
-    assert session.get(zoo.Player, 1) is None
+    assert session.get(zoo.Member, 1) is None
     assert statements.taken() == 1
-    assert session.scalars(sa.select(zoo.Player).where(zoo.Player.email == "ann@x")).all() == []
+    assert session.scalars(sa.select(zoo.Member).where(zoo.Member.email == "ann@x")).all() == []
 
 
 def test_a_listener_on_the_session_class_filters_repositories_too(layer: DataLayer) -> None:
-    players = layer.repository(zoo.Player)
+    players = layer.repository(zoo.Member)
     assert players.get(1) is not None
 
     def only_blue(state: sa.orm.ORMExecuteState) -> None:
-        state.statement = state.statement.options(with_loader_criteria(zoo.Player, zoo.Player.name == "bob"))
+        state.statement = state.statement.options(with_loader_criteria(zoo.Member, zoo.Member.name == "bob"))
 
     event.listen(datalayer.Session, "do_orm_execute", only_blue)
     try:
@@ -98,8 +98,8 @@ def test_a_listener_on_the_session_class_filters_repositories_too(layer: DataLay
 
 
 def test_a_lazy_load_of_a_parent_with_options_asks_the_database(session: Session, statements: Statements) -> None:
-    option = sa.orm.defaultload(zoo.Player.team).load_only(zoo.Team.name)
-    player = session.scalars(sa.select(zoo.Player).where(zoo.Player.name == "ann").options(option)).one()
+    option = sa.orm.defaultload(zoo.Member.team).load_only(zoo.Club.name)
+    player = session.scalars(sa.select(zoo.Member).where(zoo.Member.name == "ann").options(option)).one()
     statements.taken()
     assert player.team is not None
     assert statements.taken() == 1
@@ -113,7 +113,7 @@ def test_a_relationship_that_must_not_load_still_raises(session: Session) -> Non
 
 def test_a_schema_translation_asks_the_database(layer: DataLayer, session: Session, statements: Statements) -> None:
     session.connection(execution_options={"schema_translate_map": {"nowhere": None}})
-    assert session.get(zoo.Player, 1) is not None
+    assert session.get(zoo.Member, 1) is not None
     assert statements.taken() == 1
 
 
@@ -123,14 +123,14 @@ def test_an_external_transaction_is_never_read_from_or_put_into_the_cache(
     session.close()
     with layer.engine.connect() as connection:
         outer = connection.begin()
-        connection.execute(sa.update(zoo.Player).values(name="inside"))
+        connection.execute(sa.update(zoo.Member).values(name="inside"))
         with Session(connection, layer=layer, join_transaction_mode="create_savepoint") as inner:
-            assert inner.get_one(zoo.Player, 1).name == "inside"
-            assert inner.get_one(zoo.Player, 2).name == "inside"
+            assert inner.get_one(zoo.Member, 1).name == "inside"
+            assert inner.get_one(zoo.Member, 2).name == "inside"
         outer.rollback()
     with layer.session() as after:
-        assert after.get_one(zoo.Player, 1).name == "ann"
-        assert after.get_one(zoo.Player, 2).name == "bob"
+        assert after.get_one(zoo.Member, 1).name == "ann"
+        assert after.get_one(zoo.Member, 2).name == "bob"
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
@@ -140,7 +140,7 @@ def test_a_transaction_that_promises_more_asks_the_database(
     if layer.engine.dialect.name != "postgresql":
         pytest.skip("SQLite has one level")
     session.connection(execution_options={"isolation_level": level})
-    assert session.get(zoo.Player, 1) is not None
+    assert session.get(zoo.Member, 1) is not None
     assert statements.taken() == 1
 
 
@@ -149,7 +149,7 @@ def test_an_isolation_set_by_text_is_noticed(layer: DataLayer, session: Session,
         pytest.skip("SQLite has no SET TRANSACTION")
     session.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
     statements.taken()
-    assert session.get(zoo.Player, 1) is not None
+    assert session.get(zoo.Member, 1) is not None
     assert statements.taken() == 1
 
 
@@ -159,7 +159,7 @@ def test_an_open_sqlite_snapshot_is_neither_served_from_nor_put_into_the_cache(
     if layer.engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL takes a snapshot for each statement")
     session.execute(sa.text("BEGIN"))
-    assert session.get_one(zoo.Player, 2).name == "bob"
+    assert session.get_one(zoo.Member, 2).name == "bob"
     with layer.begin() as other:
         other.get_one(zoo.Tag, 1).name = "old"
     assert session.get_one(zoo.Tag, 1).name == "new"
@@ -174,12 +174,12 @@ def test_a_key_of_another_type_is_put_to_the_database(layer: DataLayer, session:
         expected = _outcome(plain, key)
     assert _outcome(session, key) == expected
     session.rollback()
-    assert session.get_one(zoo.Player, 1).name == "ann"
+    assert session.get_one(zoo.Member, 1).name == "ann"
 
 
 def _outcome(session: sa.orm.Session, key: object) -> object:
     try:
-        found = session.get(zoo.Player, key)
+        found = session.get(zoo.Member, key)
     except sa.exc.SQLAlchemyError as error:
         return type(error)
     return found.id if found is not None else None
@@ -188,27 +188,27 @@ def _outcome(session: sa.orm.Session, key: object) -> object:
 def test_a_written_key_is_read_from_the_database_by_its_own_transaction(
     session: Session, statements: Statements
 ) -> None:
-    player = session.get_one(zoo.Player, 1)
+    player = session.get_one(zoo.Member, 1)
     player.name = "mine"
     session.flush()
     session.expunge(player)
     statements.taken()
-    assert session.get_one(zoo.Player, 1).name == "mine"
+    assert session.get_one(zoo.Member, 1).name == "mine"
     assert statements.taken() == 1
 
 
 def test_the_kill_switch_and_the_database_level_ask_the_database(layer: DataLayer, statements: Statements) -> None:
-    players = layer.repository(zoo.Player)
+    players = layer.repository(zoo.Member)
     players.get(1)
     statements.taken()
     with layer.cache_disabled(), layer.session() as session:
-        assert session.get_one(zoo.Player, 1).name == players.get_one(1).name
+        assert session.get_one(zoo.Member, 1).name == players.get_one(1).name
     assert statements.taken() == 2
     with layer.consistency("database"), layer.session() as session:
-        assert session.get_one(zoo.Player, 1).name == players.get_one(1).name
+        assert session.get_one(zoo.Member, 1).name == players.get_one(1).name
     assert statements.taken() == 2
     with layer.session(consistency="database") as session:
-        session.get_one(zoo.Player, 1)
+        session.get_one(zoo.Member, 1)
     assert statements.taken() == 1
     assert players.get(1, consistency="database") is not None
     assert statements.taken() == 1

@@ -21,67 +21,67 @@ def warm(layer: DataLayer, *rows: tuple[type, object]) -> None:
 
 
 def test_the_second_session_reads_a_row_without_a_statement(layer: DataLayer, statements: Statements) -> None:
-    warm(layer, (zoo.Player, 1))
+    warm(layer, (zoo.Member, 1))
     assert statements.taken() == 1
     with layer.session() as session:
-        player = session.get(zoo.Player, 1)
+        player = session.get(zoo.Member, 1)
         assert player is not None
         assert player.name == "ann"
-        assert session.get_one(zoo.Player, 1) is player
+        assert session.get_one(zoo.Member, 1) is player
         assert inspect(player).persistent
         assert session.in_transaction()
     assert statements.taken() == 0
 
 
 def test_a_row_known_to_be_absent_costs_no_second_statement(layer: DataLayer, statements: Statements) -> None:
-    warm(layer, (zoo.Player, 99))
+    warm(layer, (zoo.Member, 99))
     assert statements.taken() == 1
     with layer.session() as session:
-        assert session.get(zoo.Player, 99) is None
+        assert session.get(zoo.Member, 99) is None
         with pytest.raises(sa.exc.NoResultFound):
-            session.get_one(zoo.Player, 99)
+            session.get_one(zoo.Member, 99)
     assert statements.taken() == 0
 
 
 def test_a_many_to_one_lazy_load_comes_from_the_cache(layer: DataLayer, statements: Statements) -> None:
-    warm(layer, (zoo.Player, 1), (zoo.Team, 1))
+    warm(layer, (zoo.Member, 1), (zoo.Club, 1))
     statements.taken()
     with layer.session() as session:
-        player = session.get_one(zoo.Player, 1)
-        assert player.team is session.get(zoo.Team, 1)
+        player = session.get_one(zoo.Member, 1)
+        assert player.team is session.get(zoo.Club, 1)
         assert player.team.name == "red"
     assert statements.taken() == 0
 
 
 @pytest.mark.parametrize("ask", ["scalars", "execute", "filter_by"])
 def test_a_lookup_by_a_unique_column_comes_from_the_cache(layer: DataLayer, statements: Statements, ask: str) -> None:
-    statement = sa.select(zoo.Player).where(zoo.Player.email == "ann@x")
+    statement = sa.select(zoo.Member).where(zoo.Member.email == "ann@x")
     if ask == "filter_by":
-        statement = sa.select(zoo.Player).filter_by(email="ann@x")
+        statement = sa.select(zoo.Member).filter_by(email="ann@x")
     for expected in (1, 0):
         with layer.session() as session:
             found = session.execute(statement).scalar_one() if ask == "execute" else session.scalars(statement).one()
             assert found.id == 1
-            assert session.get(zoo.Player, 1) is found
+            assert session.get(zoo.Member, 1) is found
         assert statements.taken() == expected
 
 
 def test_a_unique_value_that_moved_to_another_row_is_found_there(layer: DataLayer) -> None:
-    statement = sa.select(zoo.Player).where(zoo.Player.email == "ann@x")
+    statement = sa.select(zoo.Member).where(zoo.Member.email == "ann@x")
     with layer.session() as session:
         assert session.scalars(statement).one().id == 1
     with layer.begin() as session:
-        session.get_one(zoo.Player, 1).email = "other@x"
+        session.get_one(zoo.Member, 1).email = "other@x"
     with layer.begin() as session:
-        session.get_one(zoo.Player, 2).email = "ann@x"
+        session.get_one(zoo.Member, 2).email = "ann@x"
     with layer.session() as session:
         assert session.scalars(statement).one().id == 2
-        assert session.scalars(sa.select(zoo.Player).where(zoo.Player.email == "other@x")).one().id == 1
-        assert session.scalars(sa.select(zoo.Player).where(zoo.Player.email == "bob@x")).one_or_none() is None
+        assert session.scalars(sa.select(zoo.Member).where(zoo.Member.email == "other@x")).one().id == 1
+        assert session.scalars(sa.select(zoo.Member).where(zoo.Member.email == "bob@x")).one_or_none() is None
 
 
 def test_select_of_one_column_is_not_taken_for_the_entity(layer: DataLayer) -> None:
-    statement = sa.select(zoo.Player.id).where(zoo.Player.email == "ann@x")
+    statement = sa.select(zoo.Member.id).where(zoo.Member.email == "ann@x")
     for _ in range(2):
         with layer.session() as session:
             assert session.execute(statement).all() == [(1,)]
@@ -156,24 +156,24 @@ def test_load_events_fire_for_a_cached_row(layer: DataLayer) -> None:
 
 
 def test_a_changed_json_value_never_reaches_the_cache(layer: DataLayer) -> None:
-    warm(layer, (zoo.Player, 1))
+    warm(layer, (zoo.Member, 1))
     with layer.session() as session:
-        session.get_one(zoo.Player, 1).profile["k"].append(2)  # type: ignore[index]
+        session.get_one(zoo.Member, 1).profile["k"].append(2)  # type: ignore[index]
     with layer.session() as session:
-        assert session.get_one(zoo.Player, 1).profile == {"k": [1]}
+        assert session.get_one(zoo.Member, 1).profile == {"k": [1]}
 
 
 def test_an_omitted_column_is_unloaded_and_never_written_back_as_null(layer: DataLayer, statements: Statements) -> None:
-    warm(layer, (zoo.Player, 1))
+    warm(layer, (zoo.Member, 1))
     with layer.session() as session:
-        player = session.get_one(zoo.Player, 1)
+        player = session.get_one(zoo.Member, 1)
         assert "secret" in inspect(player).unloaded
         player.name = "anna"
         session.commit()
     with PlainSession(layer.engine) as session:
-        assert session.get_one(zoo.Player, 1).secret == "s1"
+        assert session.get_one(zoo.Member, 1).secret == "s1"
     with layer.session() as session:
-        assert session.get_one(zoo.Player, 1).secret == "s1"
+        assert session.get_one(zoo.Member, 1).secret == "s1"
 
 
 def test_flags_work_on_a_plain_mapped_column(layer: DataLayer, statements: Statements) -> None:
@@ -216,29 +216,29 @@ def test_a_sessionmaker_of_an_existing_application_reads_through_the_layer(
     make = sessionmaker(bind=layer.engine, class_=datalayer.Session, layer=layer)
     for expected in (1, 0):
         with make() as session:
-            assert session.get_one(zoo.Player, 1).name == "ann"
+            assert session.get_one(zoo.Member, 1).name == "ann"
         assert statements.taken() == expected
 
 
 def test_a_session_without_a_layer_is_the_plain_session(layer: DataLayer, statements: Statements) -> None:
     for _ in range(2):
         with datalayer.Session(layer.engine) as session:
-            assert session.get_one(zoo.Player, 1).name == "ann"
+            assert session.get_one(zoo.Member, 1).name == "ann"
     assert statements.taken() == 2
 
 
 def test_a_hit_flushes_what_is_pending_first(layer: DataLayer) -> None:
-    warm(layer, (zoo.Player, 7))
+    warm(layer, (zoo.Member, 7))
     with layer.session() as session:
-        player = zoo.Player(id=7, name="new")
+        player = zoo.Member(id=7, name="new")
         session.add(player)
-        assert session.get(zoo.Player, 7) is player
+        assert session.get(zoo.Member, 7) is player
 
 
 def test_rollback_expires_what_a_hit_loaded(layer: DataLayer, statements: Statements) -> None:
-    warm(layer, (zoo.Player, 1))
+    warm(layer, (zoo.Member, 1))
     with layer.session() as session:
-        player = session.get_one(zoo.Player, 1)
+        player = session.get_one(zoo.Member, 1)
         session.rollback()
         statements.taken()
         assert player.name == "ann"

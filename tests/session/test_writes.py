@@ -16,7 +16,7 @@ from datalayer.testing.counting import Statements
 
 Row = tuple[type, Any]
 
-P = zoo.Player
+P = zoo.Member
 T = P.__table__
 
 
@@ -204,7 +204,7 @@ def test_set_null_by_the_database_reaches_the_children(layer: DataLayer) -> None
     players = layer.repository(P)
     assert players.get_one(1).team_id == 1
     with layer.begin() as session:
-        session.delete(session.get_one(zoo.Team, 1))
+        session.delete(session.get_one(zoo.Club, 1))
     assert players.get_one(1).team_id is None
 
 

@@ -28,14 +28,14 @@ tagged = Table(
 )
 
 
-class Team(Model):
+class Club(Model):
     __tablename__ = "zoo_teams"
     id: Mapped[int] = column(primary_key=True)
     name: Mapped[str] = column(unique=True)
-    players: Mapped[list[Player]] = relationship(back_populates="team", passive_deletes=True)
+    players: Mapped[list[Member]] = relationship(back_populates="team", passive_deletes=True)
 
 
-class Player(Model):
+class Member(Model):
     __tablename__ = "zoo_players"
     id: Mapped[int] = column(primary_key=True)
     name: Mapped[str]
@@ -44,7 +44,7 @@ class Player(Model):
     secret: Mapped[str | None] = column(omit_cache=True, nullable=True)
     profile: Mapped[dict[str, Any] | None] = column(nullable=True)
     team_id: Mapped[int | None] = column(ForeignKey("zoo_teams.id", ondelete="SET NULL"), nullable=True)
-    team: Mapped[Team | None] = relationship(back_populates="players")
+    team: Mapped[Club | None] = relationship(back_populates="players")
     tags: Mapped[list[Tag]] = relationship(secondary=tagged)
 
 
