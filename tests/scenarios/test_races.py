@@ -107,13 +107,8 @@ class History:
                 self.stale.append((name, i, n, least))
 
     def run(self, rng: random.Random, pause: float = 0.03) -> None:
-        jobs: list[Callable[[], None]] = []
-        for writer in WRITERS:
-            jobs.append(lambda writer=writer, draw=random.Random(rng.random()): self.write(writer, draw, pause))
-        for name, reader in self.readers().items():
-            jobs.append(
-                lambda name=name, reader=reader, draw=random.Random(rng.random()): self.read(name, reader, draw)
-            )
+        jobs = [partial(self.write, writer, random.Random(rng.random()), pause) for writer in WRITERS]
+        jobs += [partial(self.read, name, read, random.Random(rng.random())) for name, read in self.readers().items()]
 
         def guarded(job: Callable[[], None]) -> None:
             try:
