@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,7 +19,6 @@ from .config.yaml import from_yaml
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .errors import ConfigError, UnavailableError
-from .migrate.runner import MigrationReport, create_missing
 from .models.schema import schema_of
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
@@ -31,6 +30,9 @@ from .session.session import Session
 from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .wiring import Parts, build
+
+if TYPE_CHECKING:
+    from .migrate.runner import MigrationReport
 
 T = TypeVar("T")
 
@@ -196,6 +198,8 @@ class DataLayer:
 
     def migrate(self) -> MigrationReport:
         """Create what the models have and the database lacks. Idempotent, safe in every process at start-up."""
+        from .migrate.runner import create_missing  # Alembic is only loaded by processes that migrate
+
         parts = self._open()
         report = create_missing(parts.engine, parts.registry.metadata)
         parts.caches.forget_catalog()

@@ -29,7 +29,6 @@ from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
 from .tiers.l1 import L1
-from .tiers.l2 import RedisTier
 from .tiers.l3 import row_security
 from .tiers.ladder import Ladder, Lives
 from .tiers.null import NullTier
@@ -111,6 +110,8 @@ def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
 def _shared_tier(settings: Settings, clock: Clock, failures: Counter[str]) -> SharedTier:
     if not settings.redis:
         return NullTier()
+    from .tiers.l2 import RedisTier  # redis-py is only loaded by processes that use it
+
     return RedisTier(
         settings.redis,
         prefix=settings.key_prefix,
