@@ -82,6 +82,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
     )
+    catalog.listeners.append(caches.forget_catalog)
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(

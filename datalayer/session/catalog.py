@@ -48,10 +48,14 @@ class Catalog:
         self._metadatas = metadatas
         self._lock = threading.Lock()
         self._reflected: list[Edge] | None = None
+        #: Told when the schema may have changed.
+        self.listeners: list[Callable[[], None]] = []
 
     def forget(self) -> None:
         """The schema changed: read it again at the next need."""
         self._reflected = None
+        for listener in self.listeners:
+            listener()
 
     def affected(self, connection: sa.Connection, deleted: Iterable[str], rekeyed: Iterable[str]) -> set[str] | None:
         """Tables that the database changes by itself, or None when it cannot say."""

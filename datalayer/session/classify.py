@@ -23,6 +23,7 @@ _READS = re.compile(
     r"|listen|unlisten|notify|discard|deallocate)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_SCHEMA = re.compile(r"^\s*(alter|create|drop|comment|grant|revoke|reassign)\b", re.IGNORECASE)
 _ISOLATION = re.compile(
     r"\bset\s+(session\s+characteristics|transaction|default_transaction)|\bisolation\b", re.IGNORECASE
 )
@@ -55,6 +56,10 @@ def reads_only(text: str) -> bool:
 
 def changes_isolation(text: str) -> bool:
     return _ISOLATION.search(text) is not None
+
+
+def changes_schema(text: str) -> bool:
+    return _SCHEMA.match(text) is not None
 
 
 def is_text(statement: Any) -> bool:

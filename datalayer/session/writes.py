@@ -19,7 +19,7 @@ from sqlalchemy import event
 
 from ..contracts.coherence import Outcome, WriteSet
 from .catalog import Catalog
-from .classify import Write, changes_isolation, is_text, pinned_keys, reads_only, writes_of
+from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
 
 class Marker(Protocol):
@@ -131,6 +131,8 @@ class WriteTracker:
     def _text(self, connection: sa.Connection, text: str) -> None:
         if not reads_only(text):
             self._work(connection).written.everything = True
+            if changes_schema(text):
+                self._catalog.forget()
         elif changes_isolation(text):
             self._work(connection).written.strange = True
 

@@ -234,3 +234,25 @@ def test_scopes_are_separate_caches_of_one_row(layer: DataLayer, statements: Sta
     zoo.tenant[0] = "b"
     assert rows.get_one(1).name == "changed"
     zoo.tenant[0] = None
+
+
+def test_a_table_with_row_level_security_is_not_cached_without_a_scope(
+    layer: DataLayer, statements: Statements
+) -> None:
+    if layer.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has no row-level security")
+    tags, tenanted = layer.repository(zoo.Tag), layer.repository(zoo.Tenanted)
+    assert tags.get_one(1).name == "new"
+    assert layer.explain(zoo.Tag) == "Tag is cached"
+    with layer.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE zoo_tags ENABLE ROW LEVEL SECURITY"))
+        connection.execute(sa.text("ALTER TABLE zoo_tenanted ENABLE ROW LEVEL SECURITY"))
+    statements.taken()
+    for _ in range(2):
+        assert tags.get_one(1).name == "new"
+        with layer.session() as session:
+            assert session.get_one(zoo.Tag, 1).name == "new"
+    assert statements.taken() == 4
+    assert "row-level security" in layer.explain(zoo.Tag)
+    tenanted.get(1), tenanted.get(1)
+    assert statements.taken() == 1
