@@ -33,13 +33,14 @@ class Marker(Protocol):
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "written")
+    __slots__ = ("committing", "marks", "prepared", "schema", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
         self.marks: list[Any] = []
         self.committing = False
         self.prepared = False
+        self.schema = False
 
 
 #: The session whose flush runs in this thread, and the compiled caches of its mappers.
@@ -115,7 +116,7 @@ class WriteTracker:
         compiled = getattr(context, "compiled", None)
         statement = getattr(compiled, "statement", None)
         if context is not None and context.isddl:
-            self._catalog.forget()
+            self._schema_changes(connection)
             self._work(connection).written.everything = True
         elif statement is None or is_text(statement):
             self._text(connection, text)
@@ -132,9 +133,14 @@ class WriteTracker:
         if not reads_only(text):
             self._work(connection).written.everything = True
             if changes_schema(text):
-                self._catalog.forget()
+                self._schema_changes(connection)
         elif changes_isolation(text):
             self._work(connection).written.strange = True
+
+    def _schema_changes(self, connection: sa.Connection) -> None:
+        """Look again now, for this transaction, and once more when others can see the change."""
+        self._work(connection).schema = True
+        self._catalog.forget()
 
     def _compiled(self, connection: sa.Connection, context: Any, writes: Sequence[Write]) -> None:
         written = self._work(connection).written
@@ -231,6 +237,8 @@ class WriteTracker:
         if not work.written or outcome is not Outcome.COMMITTED:
             info.pop(self._slot)
         marks, work.marks, work.committing = work.marks, [], False
+        if work.schema:
+            self._catalog.forget()
         for mark in marks:
             self._marker.finish(mark, outcome)
 
