@@ -90,6 +90,8 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
+        if parts.authority is not None:
+            parts.authority.close()
         parts.watchdog.close()
         parts.l2.close()
         if parts.reading is not None:
@@ -120,6 +122,8 @@ class DataLayer:
         parts.l2.reset_after_fork()
         parts.watchdog.reset_after_fork()
         parts.coherence.reset_after_fork()
+        if parts.authority is not None:
+            parts.authority.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
 

@@ -248,9 +248,17 @@ class Repository(Generic[T]):
         self._forget(WriteSet(tables=set(self._schema.tables)))
 
     def invalidate_pattern(self, pattern: str) -> int:
-        """Drop rows whose key matches a glob such as ``"user:*"``; returns how many L1 held. L2 drops them all."""
+        """Drop rows whose key matches a glob such as ``"user:*"`` from every tier; returns how many were found.
+
+        Scans every Redis server, for a bounded time; where that does not do, the whole model is dropped (-1).
+        """
         ladder = self._ladder()
-        return 0 if ladder is None else ladder.forget_matching(pattern)
+        keys = ladder.matching(pattern) if ladder is not None else frozenset()
+        written = WriteSet(tables=set(self._schema.tables) if keys is None else set())
+        for key in keys or ():
+            written.touch(self._schema.space, key, self._schema.tables)
+        self._forget(written)
+        return -1 if keys is None else len(keys)
 
     def warm(
         self,

@@ -13,16 +13,20 @@ import sqlalchemy as sa
 
 from .codecs.entry import EntryCodec
 from .codecs.registry import codec_named
+from .coherence.flights import Flights
 from .coherence.guard import Guard
-from .coherence.keys import key_text
+from .coherence.ledger import Ledger
 from .coherence.local import Coherence
+from .coherence.loose import Loose
+from .coherence.strict import Strict
 from .config.settings import Settings
 from .contracts.clock import Clock, SystemClock
+from .contracts.keys import key_text
 from .contracts.levels import Levels
 from .contracts.tier import SharedTier
 from .models.policy import CachePolicy
 from .models.registry import Registry
-from .models.schema import Schema
+from .models.schema import Schema, schema_of
 from .session.caches import Caches
 from .session.catalog import Catalog
 from .session.writes import WriteTracker
@@ -30,7 +34,7 @@ from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
-from .tiers.ladder import Ladder, Lives
+from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
 from .tiers.watchdog import Watchdog
 
@@ -48,6 +52,7 @@ class Parts:
     tracker: WriteTracker
     caches: Caches
     l2: SharedTier
+    authority: Strict | Loose | None
     watchdog: Watchdog
     clock: Clock
     failures: Counter[str]
@@ -63,13 +68,15 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         engine, folder = _open(settings)
     watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
     failures: Counter[str] = Counter()
-    l2 = _shared_tier(settings, clock, failures)
-    coherence, levels = Coherence(), Levels()
+    levels = Levels()
+    coherence = Coherence(discover=lambda: discover())
     reading = None
     if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg":
         reading = reading_engine(engine)
         if owned:
             watch_statements(engine, watchdog)
+    shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
+    l2: SharedTier = shared.tier if shared is not None else NullTier()
     catalog = Catalog(lambda: registry.metadata)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
     caches = Caches(
@@ -77,16 +84,30 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         tracker=tracker,
         forget=coherence.forget,
         levels=levels,
-        make=_LadderMaker(settings, engine, l2, coherence, clock),
+        make=_LadderMaker(settings, engine, shared, coherence, clock),
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
     )
+    discover = _Discovery(registry, caches)
     catalog.listeners.append(caches.forget_catalog)
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
-        engine, reading, owned, folder, registry, coherence, tracker, caches, l2, watchdog, clock, failures, heard
+        engine,
+        reading,
+        owned,
+        folder,
+        registry,
+        coherence,
+        tracker,
+        caches,
+        l2,
+        shared.authority if shared is not None else None,
+        watchdog,
+        clock,
+        failures,
+        heard,
     )
 
 
@@ -108,20 +129,68 @@ def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
     return settings.l2_mac_key or hashlib.blake2b(url.encode(), person=b"dl-page-secret").digest()
 
 
-def _shared_tier(settings: Settings, clock: Clock, failures: Counter[str]) -> SharedTier:
-    if not settings.redis:
-        return NullTier()
-    from .tiers.l2 import RedisTier  # redis-py is only loaded by processes that use it
+@dataclass(slots=True)
+class _Shared:
+    """What a layer with Redis has besides."""
 
-    return RedisTier(
-        settings.redis,
+    tier: SharedTier
+    authority: Strict | Loose
+
+
+def _shared(
+    settings: Settings,
+    clock: Clock,
+    failures: Counter[str],
+    coherence: Coherence,
+    postgres: sa.Engine | None,
+    watchdog: Watchdog,
+) -> _Shared | None:
+    """The shared tier and its authority: the whole protocol on PostgreSQL, the loose one on any other database."""
+    if not settings.redis:
+        return None
+    from .tiers.l2 import RedisBackplane, RedisTier, Subscriber, Wire, topology_of  # redis-py, only where it is used
+
+    wire = Wire(
+        topology_of(settings.redis, timeout=settings.redis_timeout, most=settings.redis_pool_size),
         prefix=settings.key_prefix,
-        timeout=settings.redis_timeout,
         retries=settings.redis_retries,
         breaker=Breaker(settings.breaker_failures, settings.breaker_reset, clock.monotonic),
-        max_connections=settings.redis_pool_size,
         on_error=lambda reason: failures.update((reason,)),
     )
+    backplane = RedisBackplane(wire)
+    authority: Strict | Loose
+    if postgres is None:
+        authority = Loose(backplane, clock.monotonic)
+    else:
+        authority = Strict(
+            Ledger(reading_engine(postgres, size=2), watchdog.watch, watchdog.release),
+            backplane,
+            Subscriber(wire),
+            coherence,
+            fence_lease=settings.fence_lease,
+            bus_lease=settings.l1_lease,
+            policy=settings.mark_policy,
+            clock=clock.monotonic,
+            settle=coherence.settle,
+        )
+    coherence.remote = authority
+    return _Shared(RedisTier(wire, authority), authority)
+
+
+class _Discovery:
+    """Makes the ladders of every model known, so that a write of a row that was never read here is told as well."""
+
+    def __init__(self, registry: Registry, caches: Caches) -> None:
+        self._registry = registry
+        self._caches = caches
+        self._seen = -1
+
+    def __call__(self) -> None:
+        size = self._registry.size()
+        if size != self._seen:
+            for cls in self._registry.classes():
+                self._caches.prospect(schema_of(self._registry.resolve(cls)))
+            self._seen = size
 
 
 def _key_types(registry: Registry) -> Any:
@@ -152,10 +221,11 @@ class _LadderMaker:
     """Makes the ladder of a root class from the settings and the class's policy, and announces it to coherence."""
 
     def __init__(
-        self, settings: Settings, engine: sa.Engine, l2: SharedTier, coherence: Coherence, clock: Clock
+        self, settings: Settings, engine: sa.Engine, shared: _Shared | None, coherence: Coherence, clock: Clock
     ) -> None:
         self._settings = settings
-        self._l2 = l2
+        self._l2 = shared.tier if shared is not None else NullTier()
+        self._horizon = shared.authority.horizon if shared is not None else FOREVER
         self._coherence = coherence
         self._clock = clock
         self._codec = codec_named(settings.codec)
@@ -184,6 +254,8 @@ class _LadderMaker:
             key_text=key_text,
             scope=policy.cache_scope,
             prefix=policy.l2.key_prefix,
+            horizon=self._horizon,
+            flights=Flights(),
         )
         self._coherence.register(ladder)
         return ladder

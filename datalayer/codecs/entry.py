@@ -28,6 +28,7 @@ _MAC_SIZE = 16
 _HEAD = struct.Struct(">cBBB")
 _SECTION = struct.Struct(">8sHI")
 _FIRST = _HEAD.size + _SECTION.size
+_BODY_SIZE = slice(_FIRST - 4, _FIRST)
 
 
 class Section(NamedTuple):
@@ -95,6 +96,13 @@ class EntryCodec:
             raise EntryError("format")
         return tuple(sections)
 
+    def body(self, data: bytes, start: bytes, shape_size: int) -> bytes | None:
+        """The body of an entry that begins with ``start``, by the fewest steps; None for any other entry."""
+        at = _FIRST + shape_size
+        if data.startswith(start) and int.from_bytes(data[_BODY_SIZE], "big") == len(data) - at and at <= self._max:
+            return data[at:]
+        return None
+
     def find(self, data: bytes, context: bytes, fingerprint: bytes) -> bytes | None:
         """The body of the section with this fingerprint, or None. The first section is found without a loop."""
         end = self._checked(data, context)
@@ -104,6 +112,15 @@ class EntryCodec:
                 raise EntryError("truncated")
             return data[_FIRST + shape_size : end]
         return next((s.body for s in self.unpack(data, context) if s.fingerprint == fingerprint), None)
+
+    @property
+    def signed(self) -> bool:
+        """Whether entries carry a MAC, which depends on the context."""
+        return self._key is not None
+
+    def start(self, fingerprint: bytes, shape: bytes) -> bytes:
+        """What an entry of just one section of this shape begins with, when entries are not signed."""
+        return self._start + b"\x01" + fingerprint + len(shape).to_bytes(2, "big")
 
     def add(self, data: bytes, context: bytes, section: Section) -> bytes:
         """The entry with one more section, before the others; it replaces the one with its fingerprint."""

@@ -111,15 +111,22 @@ def _compiled(fields: tuple[Field, ...]) -> tuple[Callable[[Any], bytes], Callab
     out = "".join(f"    {_encoding(field, name)}\n" for field, name in zip(fields, names, strict=True))
     back = "".join(f"    {_decoding(field, name)}\n" for field, name in zip(fields, names, strict=True))
     source = f"def encode(row):\n    ({row}) = row\n{out}    return pack(({row}))\n"
-    source += f"def decode(row):\n    ({row}) = row\n{back}    return ({row})\n"
-    namespace: dict[str, Any] = {"datetime": dt.datetime, "utc": dt.UTC, "Odd": _Odd}
+    source += (
+        "def decode(body):\n    try:\n        values = unpackb(body, ext_hook=restore, timestamp=3)\n"
+        f"        if type(values) is not list: raise wrong()\n        ({row}) = values\n"
+        + "".join(f"    {line}\n" for line in back.splitlines())
+        + f"        return ({row})\n    except Exception as error: raise failed(error) from None\n"
+    )
+    # No length in a body is believed beyond the size of the body: that is unpackb's default for every limit.
+    namespace: dict[str, Any] = {"datetime": dt.datetime, "utc": dt.UTC, "Odd": _Odd, "unpackb": msgpack.unpackb}
+    namespace |= {"zoned": _in_zone, "restore": _restore, "wrong": _wrong, "failed": _undecodable}
     namespace |= {f"e{i}": field.python_type for i, field in enumerate(fields)}
     namespace |= {f"odd{i}": _odd(field) for i, field in enumerate(fields)}
     namespace |= {f"even{i}": _even(field) for i, field in enumerate(fields)}
     local = _Packers()
     namespace["pack"] = lambda values: local.pack([*values])
     exec(compile(source, "<datalayer row codec>", "exec"), namespace)
-    return _encoder(namespace["encode"], fields), _decoder(namespace["decode"], len(fields))
+    return _encoder(namespace["encode"], fields), namespace["decode"]
 
 
 def _plain_test(field: Field, name: str) -> str:
@@ -143,6 +150,9 @@ def _encoding(field: Field, name: str) -> str:
 
 def _decoding(field: Field, name: str) -> str:
     i = name[1:]
+    if field.kind == "datetime":  # most drivers return moments in a named zone: the shortest way for those
+        test = f"type({name}) is list: {name} = zoned(*{name})"
+        return f"if {test}\n    elif {_plain_test(field, name)}: {name} = even{i}({name})"
     return f"if {_plain_test(field, name)}: {name} = even{i}({name})"
 
 
@@ -158,7 +168,7 @@ def _zoned(value: Any) -> list[Any] | None:
 
 
 def _in_zone(moment: Any, key: Any) -> Any:
-    if type(moment) is not dt.datetime or moment.tzinfo is not dt.UTC or type(key) is not str:
+    if type(moment) is not dt.datetime or moment.tzinfo is not dt.UTC:
         raise DecodeError("a moment in a zone is not one")
     zone = _zones.get(key)
     if zone is None:
@@ -185,8 +195,6 @@ def _even(field: Field) -> Callable[[Any], Any]:
     def even(value: Any) -> Any:
         if type(value) is _Odd:
             return value.value
-        if type(value) is list and field.kind == "datetime":
-            return _in_zone(*value)
         if field.kind == "enum" and type(value) is str:
             try:
                 return field.python_type[value]
@@ -221,31 +229,13 @@ def _culprit(fields: Sequence[Field], row: Sequence[Any]) -> str:
     return f"a row of {len(row)} values for {len(fields)} columns"
 
 
-def _decoder(convert: Callable[[Any], tuple[Any, ...]], arity: int) -> Callable[[Any], tuple[Any, ...]]:
-    unpackb = msgpack.unpackb
+def _wrong() -> DecodeError:
+    return DecodeError("a row is not an array")
 
-    def decode(body: bytes | memoryview) -> tuple[Any, ...]:
-        size = len(body)
-        try:
-            values = unpackb(
-                body,
-                ext_hook=_restore,
-                timestamp=3,
-                max_str_len=size,
-                max_bin_len=size,
-                max_array_len=size,
-                max_map_len=size,
-                max_ext_len=size,
-            )
-            if type(values) is not list or len(values) != arity:
-                raise DecodeError("a row has another number of columns")
-            return convert(values)
-        except DecodeError:
-            raise
-        except Exception as error:  # hostile bytes reach the constructors of many types
-            raise DecodeError(f"a row cannot be decoded ({type(error).__name__})") from error
 
-    return decode
+def _undecodable(error: Exception) -> DecodeError:
+    """Hostile bytes reach the constructors of many types: whatever they raise, the row cannot be decoded."""
+    return error if isinstance(error, DecodeError) else DecodeError(f"a row cannot be decoded ({type(error).__name__})")
 
 
 # -- any other codec -------------------------------------------------------------------------------------------------

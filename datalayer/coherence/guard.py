@@ -26,7 +26,14 @@ class LocalTier(Protocol):
     lock: Any
 
     def put(
-        self, key: Hashable, value: Any, *, ttl: float | None = None, size: int = 0, max_life: float | None = None
+        self,
+        key: Hashable,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        size: int = 0,
+        max_life: float | None = None,
+        prefix: bytes | None = None,
     ) -> None: ...
 
     def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]]) -> None: ...
@@ -85,15 +92,34 @@ class Guard:
         ttl: float | None = None,
         size: int = 0,
         max_life: float | None = None,
+        prefix: bytes | None = None,
     ) -> bool:
-        """Keep ``value`` iff nothing happened to ``key`` since ``ticket`` was taken."""
+        """Keep ``value`` iff nothing happened to ``key`` since ``ticket`` was taken; otherwise forget the key.
+
+        ``prefix`` names the value of the shared tier that it came from.
+        """
+        at = hash(key) % _STRIPES
         with self._lock:
-            if not self._valid(key, ticket, value is ABSENT):
+            if (
+                self._stripes[at] != ticket.stripe
+                or self._era != ticket.era
+                or self._marks
+                or self._whole
+                or value is ABSENT
+            ) and not self._valid(key, ticket, value is ABSENT):
                 self.refused += 1
+                self._l1.drop(key)
+                self._stripes[at] += 1
                 return False
-            self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life)
-            self._stripes[hash(key) % _STRIPES] += 1
+            self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix)
+            self._stripes[at] += 1
             return True
+
+    def finished(self, key: Hashable) -> None:
+        """A read of ``key`` has ended that may not be kept: older reads may not be kept either."""
+        with self._lock:
+            self._l1.drop(key)
+            self._stripes[hash(key) % _STRIPES] += 1
 
     def glance(self) -> int | None:
         """A ticket for a key that is not known before the read: good while no write begins or ends in this space."""
@@ -176,6 +202,22 @@ class Guard:
         if change.births:
             self._births += 1
             self._l1.drop_if(lambda _key, entry: _is_absent(entry.value))
+
+    def drop_key(self, key: Hashable) -> None:
+        """Another process changes this row: forget it, and what is being read now."""
+        self._forget(Change(keys=frozenset((key,))))
+
+    def drop_all(self) -> None:
+        """Anything may have changed."""
+        self._forget(Change(whole=True))
+
+    def drop_absent(self) -> None:
+        """Any row that did not exist may exist now."""
+        self._forget(Change(births=True))
+
+    def _forget(self, change: Change) -> None:
+        with self._lock:
+            self._drop(change)
 
     def reset_after_fork(self) -> None:
         """The parent's transactions are not ours, and L1 made itself a new lock."""

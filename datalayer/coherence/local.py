@@ -1,8 +1,8 @@
-"""Coherence within one process: turns a transaction's write set into changes of the spaces that it concerns.
+"""The commits of one process: turns a transaction's write set into changes of the spaces that it concerns.
 
 ``mark`` is called before COMMIT with the write set complete and the row locks held; ``finish`` after it. In between no
-cache of this process serves or keeps what is being written. Nothing here has a time limit: a commit that takes an hour
-is as safe as one that takes a microsecond.
+cache of this process serves or keeps what is being written, and through ``remote`` no other process does. Nothing here
+has a time limit: a commit that takes an hour is as safe as one that takes a microsecond.
 """
 
 from __future__ import annotations
@@ -10,13 +10,46 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..contracts.coherence import Change, Outcome, Space, WriteSet
+from .touched import Touched, touched
 
 log = logging.getLogger("datalayer.coherence")
+
+
+class Remote(Protocol):
+    """The half of a commit that other processes see. Thread-safe."""
+
+    def announce(self, names: Touched, connection: Any) -> Any:
+        """Before COMMIT, on the connection that will send it; returns what :meth:`lift` wants."""
+
+    def lift(self, announced: Any, outcome: Outcome) -> None:
+        """After it."""
+
+    def drop(self, names: Touched) -> None:
+        """Forget now what a write that is over may have changed."""
+
+    def ended(self, announced: Any) -> bool:
+        """Whether a transaction whose outcome was not told has ended by now."""
+
+
+class Alone:
+    """The remote half of a layer without a shared tier."""
+
+    def announce(self, names: Touched, connection: Any) -> None:
+        """There is nobody to tell."""
+
+    def lift(self, announced: Any, outcome: Outcome) -> None:
+        """There is nobody to tell."""
+
+    def drop(self, names: Touched) -> None:
+        """There is nobody to tell."""
+
+    def ended(self, announced: Any) -> bool:
+        return False
 
 
 @dataclass(eq=False, slots=True)
@@ -25,16 +58,23 @@ class Marks:
 
     write_set: WriteSet
     changes: list[tuple[Space, Change]] = field(default_factory=list)
+    remote: Any = None
 
 
 class Coherence:
-    """The spaces of one layer and the transactions that are being committed. Thread-safe."""
+    """The spaces of one layer and the transactions that are being committed. Thread-safe.
 
-    def __init__(self) -> None:
+    ``discover`` makes every space of the layer known, whether this process has read it or not.
+    """
+
+    def __init__(self, remote: Remote | None = None, discover: Callable[[], object] = bool) -> None:
+        self.remote: Remote = remote or Alone()
+        self.unknown = 0
+        self._discover = discover
         self._lock = threading.Lock()
         self._spaces: weakref.WeakSet[Any] = weakref.WeakSet()
         self._active: set[Marks] = set()
-        self.unknown = 0
+        self._lost: list[Marks] = []
 
     def register(self, space: Space) -> None:
         """Add a space; commits that are under way are announced to it before it serves its first read."""
@@ -43,12 +83,29 @@ class Coherence:
                 self._announce(marks, [space])
             self._spaces.add(space)
 
-    def mark(self, write_set: WriteSet) -> Marks:
+    def spaces(self) -> list[Space]:
+        with self._lock:
+            return list(self._spaces)
+
+    def mark(self, write_set: WriteSet, connection: Any = None) -> Marks:
+        """Announce a commit, here and to the other processes. What ``remote`` raises leaves no mark here."""
         marks = Marks(write_set)
+        names = self._names(write_set)
         with self._lock:
             self._active.add(marks)
             self._announce(marks, self._spaces)
+        try:
+            marks.remote = self.remote.announce(names, connection)
+        except BaseException:
+            self._end(marks, Outcome.ROLLED_BACK)
+            raise
         return marks
+
+    def _names(self, write_set: WriteSet) -> Touched:
+        if isinstance(self.remote, Alone):
+            return Touched()
+        self._discover()
+        return touched(write_set, self.spaces(), change_for)
 
     def _announce(self, marks: Marks, spaces: Iterable[Space]) -> None:
         for space in spaces:
@@ -58,20 +115,65 @@ class Coherence:
                 marks.changes.append((space, change))
 
     def finish(self, marks: Marks, outcome: Outcome) -> None:
-        """Lift the marks. An unknown outcome leaves them: those rows are read from the database from now on."""
+        """Lift the marks. An unknown outcome leaves them until :meth:`settle` learns it."""
+        self.remote.lift(marks.remote, outcome)
         if outcome is Outcome.UNKNOWN:
             self.unknown += 1
-            log.warning("outcome of a COMMIT is unknown; its rows bypass the caches of this process from now on")
+            self._lost.append(marks)
+            log.warning("outcome of a COMMIT is unknown; its rows bypass the caches until the database tells it")
             return
+        self._end(marks, outcome)
+
+    def _end(self, marks: Marks, outcome: Outcome) -> None:
         with self._lock:
             self._active.discard(marks)
             changes = list(marks.changes)
         for space, change in changes:
             space.end(change, outcome)
 
+    def settle(self) -> None:
+        """Lift the marks of transactions whose outcome was not told and that have ended since."""
+        for marks in list(self._lost):
+            if self.remote.ended(marks.remote):
+                self._lost.remove(marks)
+                self._end(marks, Outcome.COMMITTED)
+
     def forget(self, write_set: WriteSet) -> None:
         """Drop what ``write_set`` names from every tier, as if a transaction with it had just committed."""
-        self.finish(self.mark(write_set), Outcome.COMMITTED)
+        marks = Marks(write_set)
+        with self._lock:
+            self._active.add(marks)
+            self._announce(marks, self._spaces)
+        try:
+            self.remote.drop(self._names(write_set))
+        finally:
+            self._end(marks, Outcome.COMMITTED)
+
+    # -- what other processes say ----------------------------------------------------------------------------------
+
+    def heard(self, names: Sequence[str]) -> None:
+        """Other processes are changing these keys (``<space>:<id>``) and tags (``t:<tag>``)."""
+        spaces = self._by_name()
+        for name in names:
+            kind, tag = name[:3], name[3:]
+            if kind in ("t:=", "t:+"):
+                for space in spaces.get(tag, ()):
+                    space.heard_whole() if kind == "t:=" else space.heard_births()
+            elif not kind.startswith("t:"):
+                owner, _, id = name.partition(":")
+                for space in spaces.get(owner, ()):
+                    space.heard(id)
+
+    def lost(self) -> None:
+        """Something was not heard: anything may have changed."""
+        for space in self.spaces():
+            space.heard_whole()
+
+    def _by_name(self) -> dict[str, list[Space]]:
+        found: dict[str, list[Space]] = {}
+        for space in self.spaces():
+            found.setdefault(space.space, []).append(space)
+        return found
 
     def pending(self) -> int:
         return len(self._active)
@@ -79,7 +181,7 @@ class Coherence:
     def reset_after_fork(self) -> None:
         """The parent's transactions are not ours: only its spaces are."""
         self._lock = threading.Lock()
-        self._active = set()
+        self._active, self._lost = set(), []
 
 
 def change_for(space: Space, written: WriteSet) -> Change:

@@ -165,6 +165,9 @@ class Settings:
     """For how long it is left alone before the next try."""
     fence_lease: Seconds = option(_POSITIVE, 2.0)
     """How long a process may trust Redis without asking the database: what a writer waits at most if Redis is lost."""
+    mark_policy: Word = option(Choice("revoke", "fail", "bounded"), "revoke")
+    """What a write does when Redis takes no marks: end the shared cache's epoch and wait, at most one ``fence_lease``,
+    until nobody reads from it; raise L2UnavailableError; or end it without waiting."""
     max_value_bytes: Bytes = option(Size(), 1 << 20)
     """A greater entry is not cached, and not believed when it is found."""
     codec: Option[str | Codec, str | Codec] = option(CodecLike[Any]("msgpack", "json"), "msgpack")

@@ -38,7 +38,8 @@ class WriteSet:
     Tables are named by ``Table.fullname``. ``keys``: exact primary keys by base table. ``extent``: the tables that
     those keys' rows consist of. ``tables``: changed in rows that are not known. ``births``: got rows whose keys are not
     known. ``deleted``, ``rekeyed``: tables whose foreign keys may cascade. ``everything``: no idea what changed.
-    ``strange``: the transaction changed its own isolation.
+    ``strange``: the transaction changed its own isolation. ``values``: (table, column, value) before and after, for the
+    columns that cached queries ask by; ``vague``: tables of ``extent`` of which they are not known.
     """
 
     keys: dict[str, set[tuple[Any, ...]]] = field(default_factory=dict)
@@ -47,6 +48,8 @@ class WriteSet:
     births: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     rekeyed: set[str] = field(default_factory=set)
+    values: set[tuple[str, str, Any]] = field(default_factory=set)
+    vague: set[str] = field(default_factory=set)
     everything: bool = False
     strange: bool = False
 
@@ -76,6 +79,7 @@ class Space(Protocol):
     """The cached rows of one root class, as the coherence room sees them. Thread-safe."""
 
     base_table: str
+    space: str
     tables: frozenset[str]
 
     def begin(self, change: Change) -> None:
@@ -83,3 +87,12 @@ class Space(Protocol):
 
     def end(self, change: Change, outcome: Outcome) -> None:
         """The transaction is over: make every tier forget what changed, then allow caching again."""
+
+    def heard(self, id: str) -> None:
+        """Another process is writing, or has written, the row whose key has this text."""
+
+    def heard_whole(self) -> None:
+        """Another process changes rows that it does not name, or may have."""
+
+    def heard_births(self) -> None:
+        """Another process makes rows that it does not name."""

@@ -1,15 +1,16 @@
 """What the shared tier (L2) offers to the ladder.
 
 One key holds one row in all its shapes, so that one delete kills them all. A stored value is
-``V<epoch>|<fill id>|<generation>|<entry>``; a token that announces a fill is ``L<token>``. Only a fill that still finds
-its own token (or the very value it extends) is stored: whoever deletes the key in between wins.
+``V<epoch>|<fill id>|<generation>|<payload>``; a token that announces a fill is ``L<token>``. Only a fill that still
+finds its own token (or the very value it extends) is stored: whoever deletes the key in between wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from .fence import Stand
 
 
 class Key(NamedTuple):
@@ -19,44 +20,75 @@ class Key(NamedTuple):
     id: str
 
 
-@dataclass(slots=True)
-class Found:
-    """A usable value: the entry's bytes, what is left of its life in seconds, and the prefix that names this value."""
+class Found(NamedTuple):
+    """A usable value: the entry's bytes (empty: the row is known not to exist), what is left of its life in seconds,
+    and the prefix that names this value."""
 
     entry: bytes
     ttl: float
     prefix: bytes
 
 
-@dataclass(slots=True)
-class Lease:
-    """Leave to fill one key: what the stored string must still begin with, and the generation it was given under."""
+class Lease(NamedTuple):
+    """Leave to fill one key: what the stored string must still begin with, and what it was given under."""
 
     expect: bytes
-    generation: str
+    generation: bytes
+    births: bytes
+    stand: Stand
+
+
+class Met(NamedTuple):
+    """A writer's mark: the row is in the database only. ``record`` names its writers; None: leave it alone.
+
+    ``stand`` is what a proof of their end would be told under.
+    """
+
+    record: bytes | None
+    stand: Stand
+
+
+class Busy(NamedTuple):
+    """Somebody else is filling the key at this moment."""
+
+
+Leave = Lease | Found | Met | Busy | None
 
 
 class SharedTier(Protocol):
     """A cache that several processes share. Thread-safe. No method raises because the server is away:
-    reads answer "nothing", fills are dropped, and ``delete``/``bump`` answer False."""
+    reads answer "nothing", fills are dropped."""
 
     enabled: bool
 
+    @property
+    def round_trips(self) -> int: ...
+
     def get(self, key: Key) -> Found | None: ...
+
+    def same(self, key: Key, prefix: bytes) -> bool:
+        """Whether the usable value under a key is still the one of this prefix: a hit without its bytes."""
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Found]: ...
 
-    def lease(self, key: Key) -> Lease | Found | None: ...
+    def lease(self, key: Key) -> Leave: ...
 
-    def lease_many(self, keys: Sequence[Key]) -> dict[Key, Lease]: ...
+    def lease_many(self, keys: Sequence[Key]) -> dict[Key, Leave]: ...
 
-    def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None: ...
+    def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
+        """Store a value under a lease; an empty entry says that there is no row. Nobody waits for it."""
 
-    def fill_many(self, fills: Mapping[Key, tuple[Lease, bytes]], ttl: float) -> None: ...
+    def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
+        """Replace a value that is still the one that was found; it lives no longer than it would have."""
 
-    def delete(self, keys: Sequence[Key]) -> bool: ...
+    def resolve(self, key: Key, met: Met, entry: bytes | None, ttl: float) -> None:
+        """The reader's own snapshot has seen that the writers have ended: lift their marks, and store what it read."""
 
-    def bump(self, spaces: Sequence[str]) -> bool: ...
+    def discard(self, key: Key, found: Found) -> None:
+        """Forget a value that cannot be read, if it is still there. Nobody waits."""
+
+    def matching(self, space: str, glob: str) -> set[str] | None:
+        """The ids under a space that match a glob; None when there are too many to look at, or nobody answers."""
 
     def ping(self) -> bool: ...
 

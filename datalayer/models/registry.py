@@ -71,6 +71,11 @@ class Registry:
                     self.resolve(cls)
             return tuple(sorted(self._accepted, key=_full_name))
 
+    def size(self) -> int:
+        """A number that grows with every new model; cheaper than :meth:`classes`."""
+        families = (found.mappers for source in self._sources if (found := _registry_of_source(source)) is not None)
+        return len(self._accepted) + sum(len(frozenset(mappers)) for mappers in families)
+
     @property
     def metadata(self) -> tuple[MetaData, ...]:
         """The MetaData of the known models' tables, each once: what migrations compare with the database."""
@@ -140,10 +145,14 @@ def _registry_of(cls: type[Any]) -> SQLAlchemyRegistry | None:
 
 
 def _family(source: Source) -> list[type[Any]]:
-    registry = source if isinstance(source, SQLAlchemyRegistry) else _registry_of(source)
+    registry = _registry_of_source(source)
     if registry is None:
         return []
     return [mapper.class_ for mapper in registry.mappers if _covers(source, mapper.class_)]
+
+
+def _registry_of_source(source: Source) -> SQLAlchemyRegistry | None:
+    return source if isinstance(source, SQLAlchemyRegistry) else _registry_of(source)
 
 
 def _covers(source: Source, cls: type[Any]) -> bool:

@@ -15,7 +15,7 @@ from ..contracts.levels import Consistency, check_level
 from ..errors import InvalidModelError, UnavailableError
 from ..models.copying import own_row
 from ..models.schema import Schema
-from ..tiers.l3 import RowReader
+from ..tiers.l3 import Loader, RowReader
 from ..tiers.ladder import Ladder, Row
 from .caches import Caches
 from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker
@@ -36,6 +36,7 @@ class Reader:
         self.schema = schema
         self._caches = caches
         self._rows = rows
+        self._load = Loader(rows) if rows is not None else None
         self._open = open_session
         self._keys = len(schema.mapper.primary_key)
         self._lazy = rows is not None and install_lazy_state(schema)
@@ -53,9 +54,9 @@ class Reader:
     # -- the hit ---------------------------------------------------------------------------------------------------
 
     def _compile_get(self, ladder: Ladder) -> Callable[..., Any]:
-        schema, slow = self.schema, self._slow
+        schema, slow, below = self.schema, self._slow, self._below
         find, now, blocks, heard = ladder.l1.index.get, ladder.l1.clock, self._caches.levels.blocks, self._heard
-        kind, cls, new = schema.key_types[0], schema.cls, maker(schema.cls)
+        kind, cls, new, horizon = schema.key_types[0], schema.cls, maker(schema.cls), ladder.horizon
         absent = ABSENT
         if any(key in schema.mutable for key in schema.local.keys):
             return self._compile_copying_get(ladder)
@@ -65,15 +66,10 @@ class Reader:
                 entry = find(id)
             except TypeError:  # unhashable
                 return slow(id, consistency)
-            if (
-                entry is None
-                or entry.deadline <= now()
-                or consistency is not None
-                or blocks
-                or heard
-                or type(id) is not kind
-            ):
+            if consistency is not None or blocks or heard or type(id) is not kind:
                 return slow(id, consistency)
+            if entry is None or entry.deadline <= (moment := now()) or horizon[0] <= moment:
+                return below(id)
             entry.hits += 1
             template = entry.value
             if template is absent:
@@ -99,16 +95,16 @@ class Reader:
 
     def _hit(self, ladder: Ladder) -> Callable[[Any, Any], Any]:
         find, now, blocks, heard = ladder.l1.index.get, ladder.l1.clock, self._caches.levels.blocks, self._heard
-        kind = self.schema.key_types[0]
+        kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def look(id: Any, consistency: Any) -> Any:
             try:
                 entry = find(id)
             except TypeError:
                 return None
-            if entry is None or entry.deadline <= now() or consistency is not None or blocks or heard:
+            if entry is None or entry.deadline <= (moment := now()) or horizon[0] <= moment:
                 return None
-            if type(id) is not kind:
+            if consistency is not None or blocks or heard or type(id) is not kind:
                 return None
             entry.hits += 1
             return entry
@@ -118,14 +114,14 @@ class Reader:
     def _compile_snapshot(self, ladder: Ladder) -> Callable[..., Any]:
         slow = self._slow_snapshot
         find, now, blocks, heard = ladder.l1.index.get, ladder.l1.clock, self._caches.levels.blocks, self._heard
-        kind = self.schema.key_types[0]
+        kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def get_snapshot(id: Any, consistency: Any = None) -> Any:
             try:
                 entry = find(id)
             except TypeError:
                 return slow(id, consistency)
-            if entry is not None and entry.deadline > now() and type(id) is kind:
+            if entry is not None and entry.deadline > (moment := now()) and horizon[0] > moment and type(id) is kind:
                 snapshot = entry.snapshot
                 if snapshot is not None and not blocks and not heard and consistency is None:
                     entry.hits += 1
@@ -160,7 +156,17 @@ class Reader:
         if level == "database" or ladder is None:
             values = rows.one(key)
             return ABSENT if values is None else Row(values, schema.full, "l3")
-        return ladder.read(schema, key, lambda: rows.one(key), local=level == "cached")
+        assert self._load is not None
+        return ladder.read(schema, key, self._load, local=level == "cached")
+
+    def _below(self, id: Any) -> Any:
+        """The plain case, missed in L1."""
+        ladder = self._caches.ladder(self.schema)
+        if ladder is None or self._load is None or self._caches.closed:
+            return self._slow(id)
+        ladder.counts["l1_misses"] += 1
+        row = ladder.read_below(self.schema, (id,), self._load)
+        return None if isinstance(row, Absent) else self.owned(row)
 
     def _slow(self, id: Any, consistency: Consistency | None = None) -> Any:
         row = self.row(id, consistency)

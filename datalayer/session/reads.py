@@ -6,6 +6,7 @@ what the SELECT would have done to the session: it begins a transaction and flus
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -63,7 +64,7 @@ def read_identity(
     if level == "database":
         return None
     statement = schema.statement if parent is None else schema.lazy_statement
-    row = ladder.read(schema, key, lambda: load_row(session, schema, key, statement), local=level == "cached")
+    row = ladder.read(schema, key, InSession(session, schema, statement), local=level == "cached")
     return NO_SUCH_ROW if isinstance(row, Absent) else instance_of(session, schema, row)
 
 
@@ -151,6 +152,25 @@ def connection_of(session: Session, engine: sa.Engine) -> sa.Connection | None:
                 return connection
         transaction = transaction._parent
     return None
+
+
+class InSession:
+    """Reads rows on the session's own connection, which proves nothing about other transactions."""
+
+    __slots__ = ("_schema", "_session", "_statement")
+
+    proves = False
+
+    def __init__(self, session: Session, schema: Schema, statement: Any) -> None:
+        self._session = session
+        self._schema = schema
+        self._statement = statement
+
+    def __call__(self, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return load_row(self._session, self._schema, key, self._statement)
+
+    def proved(self, key: tuple[Any, ...], xids: Sequence[str]) -> tuple[bool, tuple[Any, ...] | None]:
+        return False, self(key)
 
 
 def load_row(session: Session, schema: Schema, key: tuple[Any, ...], statement: Any) -> tuple[Any, ...] | None:

@@ -16,7 +16,7 @@ from sqlalchemy.sql.elements import BinaryExpression, BindParameter
 from ..models.copying import own_row
 from ..models.schema import KEY_TYPES, Projection, Schema, schema_of
 from ..tiers.ladder import Ladder, Row
-from .reads import execute_raw, load_row
+from .reads import InSession, execute_raw
 
 if TYPE_CHECKING:
     from .session import Session
@@ -112,10 +112,7 @@ def unique_rows(
     if entry is not None and entry.deadline > ladder.lookups.clock():
         key = entry.value
         row = ladder.read(
-            schema,
-            key,
-            lambda: load_row(session, schema, key, schema.statement),
-            local=session._consistency() == "cached",
+            schema, key, InSession(session, schema, schema.statement), local=session._consistency() == "cached"
         )
         if isinstance(row, Row) and _has_values(row, asked):
             return row.projection, [own_row(row.values)]

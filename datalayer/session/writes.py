@@ -25,7 +25,7 @@ from .classify import Write, changes_isolation, changes_schema, is_text, pinned_
 class Marker(Protocol):
     """What the tracker needs of the coherence room."""
 
-    def mark(self, write_set: WriteSet) -> Any: ...
+    def mark(self, write_set: WriteSet, connection: Any) -> Any: ...
 
     def finish(self, marks: Any, outcome: Outcome) -> None: ...
 
@@ -208,7 +208,12 @@ class WriteTracker:
                 written.everything = True
             else:
                 written.tables |= affected
-        work.marks.append(self._marker.mark(written))
+        try:
+            work.marks.append(self._marker.mark(written, connection))
+        except BaseException:
+            # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
+            connection.invalidate()
+            raise
         work.written = WriteSet()
 
     def _rollback(self, connection: sa.Connection, *_: Any) -> None:

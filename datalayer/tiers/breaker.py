@@ -28,6 +28,11 @@ class Breaker:
     def open(self) -> bool:
         return self._retry_at is not None
 
+    @property
+    def failed(self) -> int:
+        """Failures in a row until now."""
+        return self._failed
+
     def allow(self) -> bool:
         """Whether a call may be made now."""
         if self._retry_at is None:

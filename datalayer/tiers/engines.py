@@ -86,13 +86,14 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def reading_engine(engine: sa.Engine) -> sa.Engine:
-    """An AUTOCOMMIT engine that connects exactly as ``engine`` does, with a pool of its own.
+def reading_engine(engine: sa.Engine, size: int | None = None) -> sa.Engine:
+    """An AUTOCOMMIT engine that connects exactly as ``engine`` does, with a pool of its own, as large unless told.
 
     No ping before use: a read that meets a dead connection is repeated. No reset after use: nothing was begun.
     """
     theirs = engine.pool
-    size = theirs.size() if isinstance(theirs, sa.pool.QueuePool) else 5
+    if size is None:
+        size = theirs.size() if isinstance(theirs, sa.pool.QueuePool) else 5
     pool = sa.pool.QueuePool(
         theirs._creator,
         pool_size=size,

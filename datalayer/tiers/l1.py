@@ -30,17 +30,20 @@ POLICIES = ("lru", "lfu", "fifo", "ttl")
 
 _SAMPLE = 8
 _SWEEP = 2
+_EVERY = 16
 
 
 class Entry:
-    """One cached value. ``deadline`` is monotonic seconds; ``snapshot`` an immutable view that a reader left here."""
+    """One cached value. ``deadline`` is monotonic seconds; ``snapshot`` an immutable view that a reader left here;
+    ``prefix`` names the value of the shared tier that this one was made of."""
 
-    __slots__ = ("deadline", "hits", "size", "snapshot", "value")
+    __slots__ = ("deadline", "hits", "prefix", "size", "snapshot", "value")
 
-    def __init__(self, deadline: float, value: Any, size: int) -> None:
+    def __init__(self, deadline: float, value: Any, size: int, prefix: bytes | None = None) -> None:
         self.deadline = deadline
         self.value = value
         self.snapshot: Any = None
+        self.prefix = prefix
         self.hits = 0
         self.size = size
 
@@ -58,7 +61,7 @@ class _Fifo(Cache[Hashable, Entry]):
     def __setitem__(self, key: Hashable, entry: Entry, *_: Any) -> None:
         if key in self.index:
             del self[key]
-        super().__setitem__(key, entry)
+        Cache.__setitem__(self, key, entry)
         self.index[key] = entry
         self.bytes += entry.size
 
@@ -149,22 +152,34 @@ class L1:
         self.ttl = ttl
         self.max_bytes = max_bytes
         self.expired = 0
+        self._puts = 0
         self._jitter = jitter
 
     def put(
-        self, key: Hashable, value: Any, *, ttl: float | None = None, size: int = 0, max_life: float | None = None
+        self,
+        key: Hashable,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        size: int = 0,
+        max_life: float | None = None,
+        prefix: bytes | None = None,
     ) -> None:
         """Keep a value for ``ttl`` seconds, and never longer than ``max_life``. One that is too large is not kept."""
         life = (self.ttl if ttl is None else ttl) * (1 - self._jitter * random.random())
-        if max_life is not None:
-            life = min(life, max_life)
+        if max_life is not None and max_life < life:
+            life = max_life
         with self.lock:
             if life <= 0 or (self.max_bytes is not None and size > self.max_bytes):
                 self.drop(key)
                 return
-            self._cache[key] = Entry(self.clock() + life, value, size)
-            self._sweep(_SWEEP)
-            self._shrink()
+            now = self.clock()
+            self._cache[key] = Entry(now + life, value, size, prefix)
+            self._puts += 1
+            if not self._puts % _EVERY:
+                self._sweep(_SWEEP * _EVERY, now)
+            if self.max_bytes is not None:
+                self._shrink()
 
     def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]]) -> None:
         """As :meth:`put` for many (key, value, size, max_life), with the default life and one look at the clock."""
@@ -180,16 +195,15 @@ class L1:
                     count += 1
                 else:
                     self.drop(key)
-            self._sweep(_SWEEP * count)
+            self._sweep(_SWEEP * count, now)
             self._shrink()
 
     def _shrink(self) -> None:
         while self.max_bytes is not None and self._cache.bytes > self.max_bytes:
             self._cache.popitem()
 
-    def _sweep(self, count: int) -> None:
+    def _sweep(self, count: int, now: float) -> None:
         """Free dead entries at the front, so that they do not linger while the cache is not full."""
-        now = self.clock()
         for key, entry in self._cache.oldest(count):
             if entry.deadline <= now:
                 self.expired += 1

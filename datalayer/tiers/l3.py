@@ -34,6 +34,24 @@ class RowReader(Protocol):
     def many(self, keys: Sequence[Values]) -> Mapping[Values, Values]: ...
 
 
+class Loader:
+    """A reader as the ladder wants it: see :class:`datalayer.tiers.ladder.Load`."""
+
+    def __init__(self, reader: RowReader) -> None:
+        self.one = reader.one
+        self._prove: Callable[[Values, Sequence[str]], tuple[bool, Values | None]] | None
+        self._prove = getattr(reader, "proved", None)
+        self.proves = self._prove is not None
+
+    def __call__(self, key: Values) -> Values | None:
+        return self.one(key)
+
+    def proved(self, key: Values, xids: Sequence[str]) -> tuple[bool, Values | None]:
+        if self._prove is None:
+            return False, self.one(key)
+        return self._prove(key, xids)
+
+
 class CoreReader:
     """Reads through SQLAlchemy Core: any database, any type, and every listener sees the statement."""
 
@@ -72,10 +90,17 @@ class DriverReader:
         self._watchdog = watchdog
         self._one = _Statement(engine, schema, schema.statement, schema.parameters)
         self._many = _Statement(engine, schema, _select_any(schema), ("keys",))
+        self._proved = _Statement(engine, schema, schema.statement, schema.parameters, around=_PROOF)
 
     def one(self, key: Values) -> Values | None:
         rows = self._run(self._one, key)
         return rows[0] if rows else None
+
+    def proved(self, key: Values, xids: Sequence[str]) -> tuple[bool, Values | None]:
+        """The row and whether all of these transactions had ended, by one statement, which has one snapshot."""
+        ((*values, finished),) = self._run(self._proved, (*key, list(xids)))
+        row = tuple(values)
+        return bool(finished), row if self._schema.key_of(row) == tuple(key) else None
 
     def many(self, keys: Sequence[Values]) -> Mapping[Values, Values]:
         found: dict[Values, Values] = {}
@@ -129,13 +154,25 @@ class _Lost(Exception):
         self.hung = hung
 
 
-class _Statement:
-    """One SELECT, compiled once: its text, how its parameters are bound and its columns converted."""
+#: A left join, so that a row that does not exist still yields the proof.
+_PROOF = (
+    "SELECT r.*, o.fin FROM (SELECT bool_and(pg_visible_in_snapshot(m::xid8, pg_current_snapshot())) AS fin "
+    "FROM unnest(%(datalayer_xids)s::text[]) m) o LEFT JOIN ({}) r ON true"
+)
 
-    def __init__(self, engine: sa.Engine, schema: Schema, statement: Any, names: Sequence[str]) -> None:
+
+class _Statement:
+    """One SELECT, compiled once: its text, how its parameters are bound and its columns converted.
+
+    ``around``: SQL that takes the SELECT and adds the parameter ``datalayer_xids`` and one column at the end.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, schema: Schema, statement: Any, names: Sequence[str], around: str = ""
+    ) -> None:
         compiled: Any = statement.compile(dialect=engine.dialect)
-        self._text = str(compiled)
-        self._names = tuple(names)
+        self._text = around.format(compiled) if around else str(compiled)
+        self._names = (*names, "datalayer_xids") if around else tuple(names)
         processors = compiled._bind_processors
         self._binders = {name: processors[name] for name in names if name in processors}
         self._dialect = engine.dialect
@@ -157,7 +194,7 @@ class _Statement:
         """Look at what the server really sends: a domain or an extension type would come as bytes if binary."""
         self._converters = [
             (i, convert)
-            for i, (kind, code) in enumerate(zip(self._types, codes, strict=True))
+            for i, (kind, code) in enumerate(zip(self._types, codes, strict=False))
             if (convert := kind._cached_result_processor(self._dialect, code)) is not None
         ]
         self._binary = all(code in _BINARY for code in codes)
@@ -172,7 +209,7 @@ class _Statement:
 class ListeningReader:
     """The driver's way, unless somebody listens to the engine's statements at this moment."""
 
-    def __init__(self, driver: RowReader, core: RowReader, heard: Callable[[], bool]) -> None:
+    def __init__(self, driver: DriverReader, core: RowReader, heard: Callable[[], bool]) -> None:
         self._driver = driver
         self._core = core
         self._heard = heard
@@ -182,6 +219,11 @@ class ListeningReader:
 
     def many(self, keys: Sequence[Values]) -> Mapping[Values, Values]:
         return (self._core if self._heard() else self._driver).many(keys)
+
+    def proved(self, key: Values, xids: Sequence[str]) -> tuple[bool, Values | None]:
+        if self._heard():
+            return False, self._core.one(key)
+        return self._driver.proved(key, xids)
 
 
 def row_reader(

@@ -8,22 +8,73 @@ only if it is the row that was asked for.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 from ..codecs.entry import EntryCodec, Section
 from ..codecs.row import adapt, compile_row
 from ..contracts.codec import Codec
 from ..contracts.coherence import ABSENT, Absent, Change, Outcome
-from ..contracts.tier import Found, Key, Lease, SharedTier
+from ..contracts.fence import parse_record
+from ..contracts.keys import parse_key
+from ..contracts.pauses import point
+from ..contracts.tier import Busy, Found, Key, Lease, Met, SharedTier
 from ..errors import DecodeError, EncodeError
 from ..models.schema import Projection, Schema
 from .l1 import L1, estimate_size
 
 KeyText = Callable[[tuple[Any, ...]], str]
+
+FOREVER = [inf]
+
+#: Rows whose entry is larger than this many bytes are validated instead of fetched again by strict reads.
+LARGE = 1024
+
+#: Seconds between looks at a key that somebody else is filling; a quarter of a second in all.
+_PATIENCE = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+
+
+class Load(Protocol):
+    """Reads one row from the database. ``proves``: :meth:`proved` may be called."""
+
+    proves: bool
+
+    def __call__(self, key: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
+
+    def proved(self, key: tuple[Any, ...], xids: Sequence[str]) -> tuple[bool, tuple[Any, ...] | None]:
+        """The row, and whether these transactions had ended in the very snapshot that it was read in."""
+
+
+LoadMany = Callable[[Sequence[tuple[Any, ...]]], Mapping[tuple[Any, ...], tuple[Any, ...]]]
+
+
+class Single(Protocol):
+    """What the ladder needs of single-flight: see :class:`datalayer.coherence.flights.Flights`."""
+
+    def lead(self, key: Hashable) -> bool: ...
+
+    def land(self, key: Hashable) -> None: ...
+
+    def reset_after_fork(self) -> None: ...
+
+
+class Nobody:
+    """Single-flight switched off."""
+
+    def lead(self, key: Hashable) -> bool:
+        return True
+
+    def land(self, key: Hashable) -> None:
+        """Nobody waits."""
+
+    def reset_after_fork(self) -> None:
+        """Nobody waits."""
 
 
 class Row(NamedTuple):
@@ -53,7 +104,16 @@ class Gate(Protocol):
         ttl: float | None = None,
         size: int = 0,
         max_life: float | None = None,
+        prefix: bytes | None = None,
     ) -> bool: ...
+
+    def finished(self, key: Hashable) -> None: ...
+
+    def drop_key(self, key: Hashable) -> None: ...
+
+    def drop_all(self) -> None: ...
+
+    def drop_absent(self) -> None: ...
 
     def tickets(self) -> Any | None: ...
 
@@ -107,6 +167,8 @@ class Ladder:
         key_text: KeyText,
         scope: Callable[[], str | None] | None = None,
         prefix: str | None = None,
+        horizon: list[float] = FOREVER,
+        flights: Single | None = None,
     ) -> None:
         family = schema.mapper.base_mapper.self_and_descendants
         self.root = schema.root
@@ -123,16 +185,28 @@ class Ladder:
         self._entries = entries
         self._lives = lives
         self._key_text = key_text
-        self._space = prefix or schema.space
-        self._rows: dict[Schema, Any] = {}
+        self._key_types = schema.key_types
+        self.use_l1, self.use_l2 = lives.use_l1, lives.use_l2
+        self.strict_local = schema.policy.commit_wait
+        self.space = quote(prefix or schema.space, safe="-_.")
+        self.horizon = horizon
+        self.flights = flights or Nobody()
+        self.wait: Callable[[float], None] = time.sleep
+        self._rows: dict[Schema, tuple[Any, bytes, int]] = {}
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def look(self, schema: Schema, key: tuple[Any, ...]) -> Row | Absent | None:
         """What L1 holds for a key: a row, ABSENT, or None for "do not know". Lock-free."""
         entry = self.l1.index.get(key[0] if len(key) == 1 else key)
-        if entry is None or entry.deadline <= self.l1.clock():
+        if entry is None:
             return None
+        now = self.l1.clock()
+        if entry.deadline <= now or self.horizon[0] <= now:
+            return None
+        return self._in_entry(schema, entry)
+
+    def _in_entry(self, schema: Schema, entry: Any) -> Row | Absent | None:
         value: Any = entry.value if self.single else entry.value.get(self._variant(schema))
         if value is None:
             return None
@@ -142,62 +216,164 @@ class Ladder:
         values: tuple[Any, ...] = tuple(value.values()) if self.single else value
         return Row(values, schema.local, "l1")
 
-    def read(
+    def read(self, schema: Schema, key: tuple[Any, ...], load: Load, *, local: bool = True) -> Row | Absent:
+        """The row under ``key``; ``load`` asks the database and is called at most once.
+
+        ``local=False`` is strict: L1 answers only after the shared tier, or a writer that waits, vouched for it.
+        Errors of ``load`` come through; a tier's never do.
+        """
+        if local or self.strict_local:
+            if (found := self.look(schema, key)) is not None:
+                return found
+            self.counts["l1_misses"] += 1
+        elif (found := self._validated(schema, key)) is not None:
+            return found
+        return self.read_below(schema, key, load)
+
+    def _validated(self, schema: Schema, key: tuple[Any, ...]) -> Row | Absent | None:
+        """What L1 holds, if the shared tier still has that very value. Only asked for rows that are large."""
+        entry = self.l1.index.get(_name(key))
+        if entry is None or entry.prefix is None or not self.single or entry.deadline <= self.l1.clock():
+            return None
+        if not self.l2.same(Key(self.space, self._key_text(key)), entry.prefix):
+            return None
+        self.counts["l1_validated"] += 1
+        return self._in_entry(schema, entry)
+
+    def read_below(self, schema: Schema, key: tuple[Any, ...], load: Load) -> Row | Absent:
+        """As :meth:`read` for a key that L1 does not have."""
+        name: Hashable = key[0] if len(key) == 1 else key
+        ticket = self.guard.ticket(name)
+        if ticket is None:
+            self.counts["bypassed"] += 1
+            return self._loaded(schema, load(key))
+        if not (self.use_l2 and self.l2.enabled):
+            return self._alone(schema, key, name, ticket, load)
+        address = Key(self.space, self._key_text(key))
+        found = self.l2.get(address)
+        if found is not None and (row := self._hit(schema, key, name, ticket, address, found)) is not None:
+            return row
+        self.counts["l2_misses"] += 1
+        return self._miss(schema, key, name, ticket, address, found, load)
+
+    def _hit(
+        self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, address: Key, found: Found
+    ) -> Row | Absent | None:
+        """The row of a usable value, kept in L1 on its way; None when the value says nothing about this shape."""
+        if not found.entry:
+            self.counts["l2_hits"] += 1
+            self._keep(schema, name, ticket, ABSENT, max_life=min(found.ttl, self._lives.negative))
+            return ABSENT
+        row = self._decode(schema, key, address, found)
+        if row is not None:
+            self.counts["l2_hits"] += 1
+            prefix = found.prefix if len(found.entry) > LARGE else None
+            values = schema.local_of_shared(row.values)
+            self._keep(schema, name, ticket, values, max_life=found.ttl, prefix=prefix)
+        return row
+
+    def _alone(self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Load) -> Row | Absent:
+        """A miss of a layer, or a model, without a shared tier: the first thread asks, the others look again."""
+        if not self.flights.lead(name):
+            if (found := self.look(schema, key)) is not None:
+                return found
+            return self._kept(schema, key, name, self.guard.ticket(name), self._loaded(schema, load(key)))
+        try:
+            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)))
+        finally:
+            self.flights.land(name)
+
+    def _miss(
         self,
         schema: Schema,
         key: tuple[Any, ...],
-        load: Callable[[], tuple[Any, ...] | None],
-        *,
-        local: bool = True,
+        name: Hashable,
+        ticket: Any,
+        address: Key,
+        found: Found | None,
+        load: Load,
     ) -> Row | Absent:
-        """The row under ``key``; ``load`` asks the database and is called at most once.
-
-        ``local=False`` passes L1 by (and still fills it). Errors of ``load`` come through; a tier's never do.
-        """
-        if local and (found := self.look(schema, key)) is not None:
-            return found
-        name: Hashable = key[0] if len(key) == 1 else key
+        """One thread of this process, and one process of all, asks the database; the others wait for its fill."""
+        if found is not None:  # of another shape: it is extended, and nobody else would do the same
+            return self._filled(schema, key, name, ticket, address, _Merge(found), load)
+        if self.flights.lead(name):
+            try:
+                return self._leave(schema, key, name, ticket, address, load)
+            finally:
+                self.flights.land(name)
         ticket = self.guard.ticket(name)
-        self.counts["l1_misses"] += local
         if ticket is None:
             self.counts["bypassed"] += 1
-            return self._loaded(schema, load())
-        return self._read_below(schema, key, name, ticket, load)
-
-    def _read_below(
-        self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Callable[[], Any]
-    ) -> Row | Absent:
-        shared, lease, address = None, None, None
-        if self._lives.use_l2 and self.l2.enabled:
-            address = Key(self._space, self._key_text(key))
-            shared, lease = self._ask_shared(schema, key, address)
-        if shared is not None:
-            row, life = shared
-            self._keep(schema, name, ticket, schema.local_of_shared(row.values), max_life=life)
+            return self._loaded(schema, load(key))
+        again = self.l2.get(address)
+        if again is not None and (row := self._hit(schema, key, name, ticket, address, again)) is not None:
             return row
-        loaded = self._loaded(schema, load())
-        if not isinstance(loaded, Row):
-            self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative)
-        elif schema.key_of(loaded.values) == key:
-            if address is not None and lease is not None:
-                self._fill(schema, address, lease, loaded.values)
-            self._keep(schema, name, ticket, schema.local.pick(loaded.values), max_life=self._lives.l2)
+        return self._leave(schema, key, name, ticket, address, load)
+
+    def _leave(
+        self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, address: Key, load: Load
+    ) -> Row | Absent:
+        leave = self.l2.lease(address)
+        for pause in _PATIENCE:
+            if not isinstance(leave, Busy):
+                break
+            self.wait(pause)
+            leave = self.l2.lease(address)
+        if isinstance(leave, Lease):
+            return self._filled(schema, key, name, ticket, address, leave, load)
+        if isinstance(leave, Found):
+            row = self._hit(schema, key, name, ticket, address, leave)
+            if row is not None:
+                return row
+            return self._filled(schema, key, name, ticket, address, _Merge(leave), load)
+        self.guard.finished(name)
+        if isinstance(leave, Met) and leave.record is not None and load.proves and self.single:
+            return self._proved(schema, key, address, leave, load)
+        return self._loaded(schema, load(key))
+
+    def _proved(self, schema: Schema, key: tuple[Any, ...], address: Key, met: Met, load: Load) -> Row | Absent:
+        """Read the row and, in the same snapshot, whether the writers that marked it have ended."""
+        assert met.record is not None
+        _, xids = parse_record(met.record.partition(b" ")[0])
+        finished, values = load.proved(key, xids)
+        loaded = self._loaded(schema, values)
+        if finished and isinstance(loaded, Row):
+            self.l2.resolve(address, met, self._encode(schema, address, None, loaded.values), self._lives.l2)
+        elif finished:
+            self.l2.resolve(address, met, None, self._lives.l2)
         return loaded
 
-    def _ask_shared(self, schema: Schema, key: tuple[Any, ...], address: Key) -> tuple[tuple[Row, float] | None, Any]:
-        """(row and remaining life, None) for a hit, (None, lease or None) for a miss."""
-        found: Found | Lease | None = self.l2.get(address)
-        if found is None:
-            found = self.l2.lease(address)
-        if not isinstance(found, Found):
-            self.counts["l2_misses"] += 1
-            return None, found
-        row = self._decode(schema, key, address, found)
-        if row is None:
-            self.counts["l2_misses"] += 1
-            return None, _Merge(found)
-        self.counts["l2_hits"] += 1
-        return (row, found.ttl), None
+    def _filled(
+        self,
+        schema: Schema,
+        key: tuple[Any, ...],
+        name: Hashable,
+        ticket: Any,
+        address: Key,
+        lease: Any,
+        load: Load,
+    ) -> Row | Absent:
+        point("read.after_lease")
+        loaded = self._loaded(schema, load(key))
+        point("read.after_db")
+        if isinstance(loaded, Row):
+            if schema.key_of(loaded.values) == key:
+                self._fill(schema, address, lease, loaded.values)
+        elif isinstance(lease, Lease) and self._lives.negative:
+            self.l2.fill(address, lease, b"", self._lives.negative)
+        return self._kept(schema, key, name, ticket, loaded)
+
+    def _kept(
+        self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, loaded: Row | Absent
+    ) -> Row | Absent:
+        """Put what the database said into L1, if the ticket is still good."""
+        if ticket is not None:
+            point("read.before_l1_put")
+            if not isinstance(loaded, Row):
+                self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative)
+            elif schema.key_of(loaded.values) == key:
+                self._keep(schema, name, ticket, schema.local.pick(loaded.values), max_life=self._lives.l2)
+        return loaded
 
     def _loaded(self, schema: Schema, values: tuple[Any, ...] | None) -> Row | Absent:
         self.counts["l3_reads"] += 1
@@ -206,36 +382,38 @@ class Ladder:
     # -- many ------------------------------------------------------------------------------------------------------
 
     def read_many(
-        self,
-        schema: Schema,
-        keys: Sequence[tuple[Any, ...]],
-        load: Callable[[Sequence[tuple[Any, ...]]], Mapping[tuple[Any, ...], tuple[Any, ...]]],
-        *,
-        local: bool = True,
+        self, schema: Schema, keys: Sequence[tuple[Any, ...]], load: LoadMany, *, local: bool = True
     ) -> dict[tuple[Any, ...], Row]:
         """The rows that exist among ``keys``: each tier gets the misses of the one above, in one batch."""
         rows: dict[tuple[Any, ...], Row] = {}
         missing: list[tuple[Any, ...]] = []
-        for key in keys:
-            found = self.look(schema, key) if local else None
-            if isinstance(found, Row):
-                rows[key] = found
-            elif found is None:
-                missing.append(key)
+        if local or self.strict_local:
+            for key in keys:
+                found = self.look(schema, key)
+                if isinstance(found, Row):
+                    rows[key] = found
+                elif found is None:
+                    missing.append(key)
+            self.counts["l1_misses"] += len(missing)
+        else:
+            missing = list(keys)
         if missing:
-            self.counts["l1_misses"] += len(missing) if local else 0
             self._read_many_below(schema, missing, load, rows)
         return rows
 
-    def _read_many_below(self, schema: Schema, missing: list[tuple[Any, ...]], load: Any, rows: dict[Any, Row]) -> None:
+    def _read_many_below(
+        self, schema: Schema, missing: list[tuple[Any, ...]], load: LoadMany, rows: dict[Any, Row]
+    ) -> None:
         tickets = self.guard.tickets()
         names = {_name(key): key for key in missing}
         free = [names[name] for name in self.guard.free(list(names))] if tickets is not None else []
+        keep: Sequence[tuple[Any, ...]] = free
         lives: dict[tuple[Any, ...], float] = {}
         leases: dict[tuple[Any, ...], tuple[Key, Any]] = {}
-        if free and self._lives.use_l2 and self.l2.enabled:
-            lives, leases = self._ask_shared_many(schema, free, rows)
-        asked = [key for key in missing if key not in rows]
+        if free and self.use_l2 and self.l2.enabled:
+            leases = self._ask_shared_many(schema, free, rows, lives)
+            keep = [key for key in free if key in lives or key in leases]
+        asked = [key for key in missing if key not in rows and key not in lives]
         if asked:
             loaded = load(asked)
             self.counts["l3_reads"] += len(asked)
@@ -244,55 +422,72 @@ class Ladder:
                 rows[key] = Row(values, full, "l3")
             if leases:
                 self._fill_many(schema, leases, loaded)
-        if free and self._lives.use_l1:
-            self.guard.put_many(tickets, self._puts(schema, free, rows, lives))
+        if self.use_l1 and tickets is not None:
+            self.guard.put_many(tickets, self._puts(schema, keep, rows, lives))
 
-    def _ask_shared_many(self, schema: Schema, keys: list[tuple[Any, ...]], rows: dict[Any, Row]) -> Any:
-        addresses = {key: Key(self._space, self._key_text(key)) for key in keys}
-        found = self.l2.get_many(list(addresses.values())) if addresses else {}
-        lives: dict[tuple[Any, ...], float] = {}
+    def _ask_shared_many(
+        self, schema: Schema, keys: list[tuple[Any, ...]], rows: dict[Any, Row], lives: dict[Any, float]
+    ) -> dict[Any, tuple[Key, Any]]:
+        """Rows that L2 has and their lives (a life without a row: known not to exist); leave to fill the others."""
+        space, text = self.space, self._key_text
+        addresses = {Key(space, text(key)): key for key in keys}
         merges: dict[tuple[Any, ...], tuple[Key, Any]] = {}
-        for key, address in addresses.items():
-            value = found.get(address)
-            if value is None:
+        found = self.l2.get_many(list(addresses))
+        if found:
+            self._decode_many(schema, addresses, found, rows, lives, merges)
+        self.counts["l2_hits"] += len(lives)
+        self.counts["l2_misses"] += len(keys) - len(lives)
+        if len(lives) + len(merges) == len(keys):
+            return merges
+        absent = [address for address, key in addresses.items() if key not in lives and key not in merges]
+        granted = self.l2.lease_many(absent)
+        return merges | {addresses[a]: (a, lease) for a, lease in granted.items() if isinstance(lease, Lease)}
+
+    def _decode_many(
+        self,
+        schema: Schema,
+        addresses: Mapping[Key, tuple[Any, ...]],
+        found: Mapping[Key, Found],
+        rows: dict[Any, Row],
+        lives: dict[Any, float],
+        merges: dict[Any, tuple[Key, Any]],
+    ) -> None:
+        decode = self._decode
+        for address, value in found.items():
+            key = addresses[address]
+            if not value.entry:
+                lives[key] = min(value.ttl, self._lives.negative)
                 continue
-            row = self._decode(schema, key, address, value)
+            row = decode(schema, key, address, value)
             if row is None:
                 merges[key] = (address, _Merge(value))
             else:
                 rows[key], lives[key] = row, value.ttl
-        absent = {addresses[key]: key for key in keys if key not in rows and key not in merges}
-        self.counts["l2_hits"] += len(lives)
-        self.counts["l2_misses"] += len(keys) - len(lives)
-        granted = self.l2.lease_many(list(absent)) if absent else {}
-        return lives, merges | {absent[address]: (address, lease) for address, lease in granted.items()}
 
     def _fill_many(self, schema: Schema, leases: Mapping[Any, tuple[Key, Any]], loaded: Mapping[Any, Any]) -> None:
-        fills: dict[Key, tuple[Lease, bytes]] = {}
-        for key, values in loaded.items():
-            if key in leases:
-                address, lease = leases[key]
-                entry = self._encode(schema, address, lease, values)
-                if entry is not None:
-                    fills[address] = (_plain(lease), entry)
-        if fills:
-            self.counts["l2_fills"] += len(fills)
-            self.l2.fill_many(fills, self._lives.l2)
+        for key, (address, lease) in leases.items():
+            if key in loaded:
+                self._fill(schema, address, lease, loaded[key])
+            elif isinstance(lease, Lease) and self._lives.negative:
+                self.l2.fill(address, lease, b"", self._lives.negative)
 
     def _puts(
         self, schema: Schema, keys: Sequence[tuple[Any, ...]], rows: Mapping[Any, Row], lives: Mapping[Any, float]
     ) -> list[tuple[Hashable, Any, int, float | None]]:
         """What L1 is to keep of a batch: rows for as long as L2 has them, absences for the negative life."""
         puts: list[tuple[Hashable, Any, int, float | None]] = []
-        single, life, local, names = self.single, self._lives.l2, schema.local, schema.local.keys
-        of_full, of_shared = local.pick, schema.local_of_shared
+        single, life, names = self.single, self._lives.l2, schema.local.keys
+        of_full, of_shared = schema.local.pick, schema.local_of_shared
         for key in keys:
             name = key[0] if len(key) == 1 else key
             row = rows.get(key)
-            values: Any = ABSENT if row is None else (of_shared if row.tier == "l2" else of_full)(row.values)
-            most = self._lives.negative if row is None else lives.get(key, life)
+            values: Any
+            if row is None:
+                values, most = ABSENT, lives.get(key, self._lives.negative)
+            else:
+                values, most = (of_shared if row.tier == "l2" else of_full)(row.values), lives.get(key, life)
             if single:
-                value = values if row is None else dict(zip(names, values, strict=False))
+                value: Any = values if row is None else dict(zip(names, values, strict=False))
             else:
                 value = self._stored(schema, name, values)
                 most = self._shortest(name, most) or most
@@ -310,16 +505,18 @@ class Ladder:
         *,
         ttl: float | None = None,
         max_life: float | None = None,
+        prefix: bytes | None = None,
     ) -> None:
-        if self._lives.use_l1:
+        if self.use_l1:
             value = self._stored(schema, name, values)
             if not self.single:
                 max_life = self._shortest(name, max_life)
-            self.guard.put(name, ticket, value, ttl=ttl, size=self._size(value), max_life=max_life)
+            size = self._size(value) if self.l1.max_bytes else 0
+            self.guard.put(name, ticket, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix)
 
     def keep_seen(self, schema: Schema, key: tuple[Any, ...], glance: int | None, values: tuple[Any, ...]) -> None:
         """Put a row into L1 whose key was not known before it was read."""
-        if self._lives.use_l1 and glance is not None:
+        if self.use_l1 and glance is not None:
             value = self._stored(schema, _name(key), schema.local.pick(values))
             self.guard.put_seen(_name(key), glance, value, size=self._size(value), max_life=self._lives.l2)
 
@@ -344,11 +541,13 @@ class Ladder:
 
     # -- L2 values -------------------------------------------------------------------------------------------------
 
-    def _row_codec(self, schema: Schema) -> Any:
-        codec = self._rows.get(schema)
-        if codec is None:
-            codec = self._rows[schema] = compile_row(schema.fields, self._codec)
-        return codec
+    def _row_codec(self, schema: Schema) -> tuple[Any, bytes, int]:
+        """The row codec of a shape, and how a plain entry of it begins (empty: every entry must be looked into)."""
+        codec = compile_row(schema.fields, self._codec)
+        plain = self.scope is None and not self._entries.signed
+        start = self._entries.start(codec.fingerprint, codec.shape) if plain else b""
+        made = self._rows[schema] = codec, start, len(codec.shape)
+        return made
 
     def _fingerprint(self, codec: Any) -> bytes:
         if self.scope is None:
@@ -356,17 +555,21 @@ class Ladder:
         return scoped_fingerprint(codec.fingerprint, self.scope())
 
     def _decode(self, schema: Schema, key: tuple[Any, ...], address: Key, found: Found) -> Row | None:
-        codec = self._row_codec(schema)
+        codec, start, shape_size = self._rows.get(schema) or self._row_codec(schema)
         try:
-            body = self._entries.find(found.entry, _context(address), self._fingerprint(codec))
-            values = codec.decode(body) if body is not None else self._adapted(codec, address, found)
+            body = self._entries.body(found.entry, start, shape_size) if start else None
+            values = self._decode_any(codec, address, found) if body is None else codec.decode(body)
         except DecodeError as error:
             self.counts["decode_" + getattr(error, "reason", "row")] += 1
-            self.l2.delete([address])
+            self.l2.discard(address, found)
             return None
         if values is None or schema.shared_key_of(values) != key:
             return None
         return Row(values, schema.shared, "l2")
+
+    def _decode_any(self, codec: Any, address: Key, found: Found) -> tuple[Any, ...] | None:
+        body = self._entries.find(found.entry, _context(address), self._fingerprint(codec))
+        return codec.decode(body) if body is not None else self._adapted(codec, address, found)
 
     def _adapted(self, codec: Any, address: Key, found: Found) -> tuple[Any, ...] | None:
         if self.scope is not None:
@@ -381,10 +584,13 @@ class Ladder:
         entry = self._encode(schema, address, lease, values)
         if entry is not None:
             self.counts["l2_fills"] += 1
-            self.l2.fill(address, _plain(lease), entry, self._lives.l2)
+            if isinstance(lease, _Merge):
+                self.l2.extend(address, lease.found, entry, self._lives.l2)
+            else:
+                self.l2.fill(address, lease, entry, self._lives.l2)
 
     def _encode(self, schema: Schema, address: Key, lease: Any, values: tuple[Any, ...]) -> bytes | None:
-        codec = self._row_codec(schema)
+        codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
         try:
             section = Section(self._fingerprint(codec), codec.shape, codec.encode(schema.shared.pick(values)))
             if isinstance(lease, _Merge):
@@ -394,19 +600,16 @@ class Ladder:
             self.counts["unencodable_" + getattr(error, "reason", "row")] += 1
             return None
 
-    def forget_matching(self, pattern: str) -> int:
-        """Drop the rows whose key text matches a glob, with or without ``"<space>:"`` before it.
+    def matching(self, pattern: str) -> frozenset[tuple[Any, ...]] | None:
+        """The keys in L1 and L2 whose text matches a glob, with or without ``"<space>:"`` before it.
 
-        L2 forgets the whole space, which is more than was asked and never less.
+        None when they cannot be told: there are too many to look at, or their text does not give them back.
         """
-        glob = pattern.removeprefix(f"{self._space}:")
-        keys = {name for name in list(self.l1.index) if fnmatchcase(self._key_text(_tuple(name)), glob)}
-        change = Change(keys=frozenset(keys))
-        self.guard.begin(change)
-        if self._lives.use_l2:
-            self.l2.bump([self._space])
-        self.guard.end(change)
-        return len(keys)
+        glob = pattern.removeprefix(f"{self.space}:")
+        names = (name for name in list(self.l1.index) if fnmatchcase(self._key_text(_tuple(name)), glob))
+        ids = self.l2.matching(self.space, glob)
+        keys = [parse_key(id, self._key_types) for id in ids] if ids is not None else [None]
+        return None if None in keys else frozenset([*map(_tuple, names), *filter(None, keys)])
 
     def clear_local(self) -> None:
         with self.l1.lock:
@@ -419,6 +622,7 @@ class Ladder:
         self.l1.reset_after_fork()
         self.lookups.reset_after_fork()
         self.guard.reset_after_fork()
+        self.flights.reset_after_fork()
 
     # -- coherence -------------------------------------------------------------------------------------------------
 
@@ -426,13 +630,23 @@ class Ladder:
         self.guard.begin(change)
 
     def end(self, change: Change, outcome: Outcome) -> None:
-        """After COMMIT: L2 forgets first, then L1 may be filled again."""
-        if outcome is Outcome.COMMITTED and self._lives.use_l2:
-            if change.whole:
-                self.l2.bump([self._space])
-            elif change.keys:
-                self.l2.delete([Key(self._space, self._key_text(_tuple(name))) for name in change.keys])
         self.guard.end(change)
+
+    def heard(self, id: str) -> None:
+        """Another process is writing, or has written, the row whose key has this text."""
+        key = parse_key(id, self._key_types)
+        if key is None:
+            self.guard.drop_all()
+        else:
+            self.guard.drop_key(_name(key))
+
+    def heard_whole(self) -> None:
+        """Another process changes rows that it does not name."""
+        self.guard.drop_all()
+
+    def heard_births(self) -> None:
+        """Another process makes rows that it does not name."""
+        self.guard.drop_absent()
 
 
 class _Merge:
@@ -442,14 +656,6 @@ class _Merge:
 
     def __init__(self, found: Found) -> None:
         self.found = found
-
-
-def _plain(lease: Any) -> Lease:
-    if isinstance(lease, _Merge):
-        prefix = lease.found.prefix
-        return Lease(prefix, prefix.split(b"|")[2].decode())
-    assert isinstance(lease, Lease)
-    return lease
 
 
 def _name(key: tuple[Any, ...]) -> Hashable:

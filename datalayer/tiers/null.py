@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ..contracts.tier import Found, Key, Lease
+from ..contracts.tier import Found, Key, Lease, Leave, Met
 
 
 class NullTier:
-    """Answers "nothing" to every read and "done" to every invalidation. Thread-safe."""
+    """Answers "nothing" to every read. Thread-safe."""
 
     enabled = False
     round_trips = 0
@@ -16,26 +16,32 @@ class NullTier:
     def get(self, key: Key) -> Found | None:
         return None
 
+    def same(self, key: Key, prefix: bytes) -> bool:
+        return False
+
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Found]:
         return {}
 
-    def lease(self, key: Key) -> Lease | Found | None:
+    def lease(self, key: Key) -> Leave:
         return None
 
-    def lease_many(self, keys: Sequence[Key]) -> dict[Key, Lease]:
+    def lease_many(self, keys: Sequence[Key]) -> dict[Key, Leave]:
         return {}
 
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
         """Keeps nothing."""
 
-    def fill_many(self, fills: Mapping[Key, tuple[Lease, bytes]], ttl: float) -> None:
+    def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
         """Keeps nothing."""
 
-    def delete(self, keys: Sequence[Key]) -> bool:
-        return True
+    def resolve(self, key: Key, met: Met, entry: bytes | None, ttl: float) -> None:
+        """Holds no marks."""
 
-    def bump(self, spaces: Sequence[str]) -> bool:
-        return True
+    def discard(self, key: Key, found: Found) -> None:
+        """Holds nothing."""
+
+    def matching(self, space: str, glob: str) -> set[str] | None:
+        return set()
 
     def ping(self) -> bool:
         return True

@@ -215,7 +215,7 @@ def test_loads_from_the_database(place: Any, times: Any, report: Report) -> None
 
     def forget() -> None:
         ladder.l1.clear()
-        layer._parts.l2.bump(["bench_users"])
+        users.invalidate_all()
 
     def misses() -> None:
         for key in keys:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from datalayer.coherence.guard import Guard
-from datalayer.coherence.keys import key_text
 from datalayer.contracts.coherence import ABSENT, Change
+from datalayer.contracts.keys import key_text
 from datalayer.tiers.l1 import L1
 
 
@@ -65,13 +65,13 @@ def test_two_writers_of_one_key_are_two_marks(guard: Guard) -> None:
     assert guard.ticket(1) is not None
 
 
-def test_a_slower_reader_does_not_overwrite_a_faster_one(l1: L1, guard: Guard) -> None:
+def test_a_slower_reader_does_not_overwrite_a_faster_one_and_neither_is_kept(l1: L1, guard: Guard) -> None:
     slow, fast = guard.ticket(1), guard.ticket(1)
     assert slow is not None
     assert fast is not None
     assert guard.put(1, fast, "newer")
     assert not guard.put(1, slow, "older")
-    assert l1.index[1].value == "newer"
+    assert 1 not in l1.index  # which of the two is newer nobody knows
 
 
 def test_an_insert_of_unknown_keys_ends_absences_only(l1: L1, guard: Guard) -> None:

@@ -52,6 +52,7 @@ WRITTEN: list[tuple[str, str, object]] = [
     ("breaker_failures", "5", 5),
     ("breaker_reset", "3s", 3.0),
     ("fence_lease", "4s", 4.0),
+    ("mark_policy", "fail", "fail"),
     ("max_value_bytes", "2MiB", 2 << 20),
     ("codec", "json", "json"),
     ("l2_mac_key", TEXT, KEY),

@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "breaker_failures": 3,
     "breaker_reset": 1.0,
     "fence_lease": 2.0,
+    "mark_policy": "revoke",
     "max_value_bytes": 1 << 20,
     "codec": "msgpack",
     "l2_mac_key": None,

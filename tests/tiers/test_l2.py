@@ -10,39 +10,56 @@ from pathlib import Path
 import pytest
 import redis
 
-from datalayer.contracts.tier import Found, Key, Lease
+from datalayer.coherence.loose import Loose
+from datalayer.coherence.touched import Touched
+from datalayer.contracts.tier import Busy, Found, Key, Lease
 from datalayer.errors import ConfigError
 from datalayer.testing.servers import redis_binaries, start_cluster, start_redis, start_sentinel
 from datalayer.testing.servers.redis_server import PrivateRedis
 from datalayer.tiers.breaker import Breaker
-from datalayer.tiers.l2 import RedisTier
+from datalayer.tiers.l2 import RedisBackplane, RedisTier, Wire, topology_of
 
 KEY, OTHER = Key("players", "1"), Key("players", "2")
 
 
-def make(url: str, *, failures: int = 1000, kinds: Counter[str] | None = None, timeout: float = 0.25) -> RedisTier:
-    told = kinds if kinds is not None else Counter()
-    return RedisTier(
-        url,
-        breaker=Breaker(failures, 0.05, time.monotonic),
-        timeout=timeout,
-        on_error=lambda kind: told.update((kind,)),
-    )
+class Tier(RedisTier):
+    """The tier with the authority of a layer that is not on PostgreSQL."""
+
+    def __init__(self, url: str, breaker: Breaker, timeout: float, kinds: Counter[str]) -> None:
+        topology = topology_of(url, timeout=timeout, most=100)
+        wire = Wire(topology, prefix="dl", retries=1, breaker=breaker, on_error=lambda kind: kinds.update((kind,)))
+        self.loose = Loose(RedisBackplane(wire))
+        super().__init__(wire, self.loose)
+
+    def delete(self, keys: list[Key]) -> bool:
+        """Whether every shard confirmed it."""
+        return self._drop(Touched(keys=tuple(f"{key.space}:{key.id}" for key in keys)))
+
+    def bump(self, spaces: list[str]) -> bool:
+        return self._drop(Touched(wide=tuple(f"={space}" for space in spaces)))
+
+    def _drop(self, touched: Touched) -> bool:
+        self.loose.drop(touched)
+        return not any(self.loose._renew)
 
 
-def put(tier: RedisTier, key: Key = KEY, entry: bytes = b"row", ttl: float = 60.0) -> None:
+def make(url: str, *, failures: int = 1000, kinds: Counter[str] | None = None, timeout: float = 0.25) -> Tier:
+    return Tier(url, Breaker(failures, 0.05, time.monotonic), timeout, kinds if kinds is not None else Counter())
+
+
+def put(tier: Tier, key: Key = KEY, entry: bytes = b"row", ttl: float = 60.0) -> None:
     lease = tier.lease(key)
     assert isinstance(lease, Lease)
     tier.fill(key, lease, entry, ttl)
 
 
-def entry(tier: RedisTier, key: Key = KEY) -> bytes | None:
+def entry(tier: Tier, key: Key = KEY) -> bytes | None:
     found = tier.get(key)
     return found.entry if found is not None else None
 
 
 @pytest.fixture
-def tier(redis_url: str) -> Iterator[RedisTier]:
+def tier(redis_url: str) -> Iterator[Tier]:
     tier = make(redis_url)
     yield tier
     tier.close()
@@ -55,7 +72,7 @@ def server() -> Iterator[PrivateRedis]:
     server.stop()
 
 
-def test_a_hit_costs_one_round_trip_and_a_fill_none(tier: RedisTier) -> None:
+def test_a_hit_costs_one_round_trip_and_a_fill_none(tier: Tier) -> None:
     assert tier.get(KEY) is None
     put(tier)
     before = tier.round_trips
@@ -66,33 +83,35 @@ def test_a_hit_costs_one_round_trip_and_a_fill_none(tier: RedisTier) -> None:
     assert 59 < found.ttl <= 60
 
 
-def test_many_keys_cost_one_round_trip(tier: RedisTier) -> None:
+def test_many_keys_cost_one_round_trip(tier: Tier) -> None:
     keys = [Key("players", str(i)) for i in range(100)]
     leases = tier.lease_many(keys)
     assert len(leases) == 100
-    tier.fill_many({key: (lease, key.id.encode()) for key, lease in leases.items()}, 60.0)
+    for key, lease in leases.items():
+        assert isinstance(lease, Lease)
+        tier.fill(key, lease, key.id.encode(), 60.0)
     before = tier.round_trips
     found = tier.get_many([*keys, Key("teams", "1")])
     assert tier.round_trips == before + 1
     assert {key.id: value.entry for key, value in found.items()} == {str(i): str(i).encode() for i in range(100)}
 
 
-def test_only_one_reader_gets_the_lease(tier: RedisTier, redis_url: str) -> None:
+def test_only_one_reader_gets_the_lease(tier: Tier, redis_url: str) -> None:
     other = make(redis_url)
     tier.get(KEY)
     assert isinstance(tier.lease(KEY), Lease)
-    assert other.lease(KEY) is None
+    assert isinstance(other.lease(KEY), Busy)
     other.close()
 
 
-def test_a_lease_for_a_key_that_was_filled_meanwhile_is_its_value(tier: RedisTier) -> None:
+def test_a_lease_for_a_key_that_was_filled_meanwhile_is_its_value(tier: Tier) -> None:
     put(tier)
     found = tier.lease(KEY)
     assert isinstance(found, Found)
     assert found.entry == b"row"
 
 
-def test_a_fill_that_comes_after_the_delete_is_refused(tier: RedisTier) -> None:
+def test_a_fill_that_comes_after_the_delete_is_refused(tier: Tier) -> None:
     lease = tier.lease(KEY)
     assert isinstance(lease, Lease)
     assert tier.delete([KEY])
@@ -100,7 +119,7 @@ def test_a_fill_that_comes_after_the_delete_is_refused(tier: RedisTier) -> None:
     assert entry(tier) is None
 
 
-def test_a_fill_that_comes_after_the_bump_is_refused_and_older_values_are_misses(tier: RedisTier) -> None:
+def test_a_fill_that_comes_after_the_bump_is_refused_and_older_values_are_misses(tier: Tier) -> None:
     put(tier)
     lease = tier.lease(OTHER)
     assert isinstance(lease, Lease)
@@ -112,21 +131,48 @@ def test_a_fill_that_comes_after_the_bump_is_refused_and_older_values_are_misses
     assert entry(tier) == b"new"
 
 
-def test_a_value_is_extended_only_if_it_is_still_the_same(tier: RedisTier) -> None:
+def test_a_value_is_extended_only_if_it_is_still_the_same(tier: Tier) -> None:
     put(tier, ttl=5.0)
     found = tier.get(KEY)
     assert found is not None
-    extend = Lease(found.prefix, "-")
-    tier.fill(KEY, extend, b"row and more", 60.0)
+    tier.extend(KEY, found, b"row and more", 60.0)
     longer = tier.get(KEY)
     assert longer is not None
     assert (longer.entry, longer.ttl <= 5.0) == (b"row and more", True)
-    tier.fill(KEY, extend, b"stale", 60.0)
+    tier.extend(KEY, found, b"stale", 60.0)
     assert entry(tier) == b"row and more"
 
 
+def test_a_row_that_is_not_there_is_remembered_until_rows_are_born(tier: Tier) -> None:
+    lease = tier.lease(KEY)
+    assert isinstance(lease, Lease)
+    tier.fill(KEY, lease, b"", 60.0)
+    assert entry(tier) == b""
+    assert isinstance(tier.lease(KEY), Found)
+    tier.loose.drop(Touched(wide=("+players",)))
+    assert entry(tier) is None
+
+
+def test_a_value_is_recognised_without_its_bytes(tier: Tier) -> None:
+    put(tier)
+    found = tier.get(KEY)
+    assert found is not None
+    assert tier.same(KEY, found.prefix)
+    assert tier.delete([KEY])
+    put(tier)
+    assert not tier.same(KEY, found.prefix)
+
+
+def test_keys_are_found_by_a_glob(tier: Tier) -> None:
+    for id in ("user:1", "user:2", "bot:1"):
+        put(tier, Key("players", id))
+    put(tier, Key("teams", "user:9"))
+    assert tier.matching("players", "user:*") == {"user:1", "user:2"}
+    assert tier.matching("players", "[!u]*") == {"bot:1"}
+
+
 @pytest.mark.parametrize("garbage", [b"", b"V", b"V||||", b"\x00\xff" * 40, b"V1.x|1|-|row", b"L"])
-def test_garbage_under_a_key_is_a_miss(tier: RedisTier, redis_url: str, garbage: bytes) -> None:
+def test_garbage_under_a_key_is_a_miss(tier: Tier, redis_url: str, garbage: bytes) -> None:
     put(tier)
     client = redis.Redis.from_url(redis_url)
     (name,) = [key for key in client.scan_iter() if b":v:" in key]
@@ -138,7 +184,7 @@ def test_garbage_under_a_key_is_a_miss(tier: RedisTier, redis_url: str, garbage:
     client.close()
 
 
-def test_the_loss_of_all_data_is_a_miss_and_the_tier_goes_on(tier: RedisTier, redis_url: str) -> None:
+def test_the_loss_of_all_data_is_a_miss_and_the_tier_goes_on(tier: Tier, redis_url: str) -> None:
     put(tier)
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
@@ -147,7 +193,7 @@ def test_the_loss_of_all_data_is_a_miss_and_the_tier_goes_on(tier: RedisTier, re
     assert entry(tier) == b"row"
 
 
-def test_a_value_of_an_epoch_that_ended_is_never_believed(tier: RedisTier, redis_url: str) -> None:
+def test_a_value_of_an_epoch_that_ended_is_never_believed(tier: Tier, redis_url: str) -> None:
     put(tier)
     with redis.Redis.from_url(redis_url) as client:
         (name,) = [key for key in client.scan_iter() if b":v:" in key]
@@ -158,7 +204,7 @@ def test_a_value_of_an_epoch_that_ended_is_never_believed(tier: RedisTier, redis
     assert entry(tier) is None
 
 
-def test_two_processes_share_an_epoch(tier: RedisTier, redis_url: str) -> None:
+def test_two_processes_share_an_epoch(tier: Tier, redis_url: str) -> None:
     put(tier)
     other = make(redis_url)
     assert entry(other) == b"row"
@@ -200,7 +246,7 @@ def test_a_bump_that_was_not_confirmed_is_not_forgotten(server: PrivateRedis) ->
 
 def test_a_dead_server_is_a_miss_in_bounded_time_and_then_costs_nothing(server: PrivateRedis) -> None:
     kinds: Counter[str] = Counter()
-    tier = RedisTier(server.url, breaker=Breaker(2, 60.0, time.monotonic), on_error=lambda kind: kinds.update((kind,)))
+    tier = Tier(server.url, Breaker(2, 60.0, time.monotonic), 0.25, kinds)
     put(tier)
     server.kill()
     for _ in range(3):
@@ -243,8 +289,7 @@ def test_with_its_memory_full_redis_still_deletes(server: PrivateRedis) -> None:
     with server.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
-    lease = tier.lease(OTHER)
-    assert lease is None or isinstance(lease, Lease)
+    assert tier.lease(OTHER) is None
     assert tier.delete([KEY])
     with server.client() as client:
         client.config_set("maxmemory", "0")

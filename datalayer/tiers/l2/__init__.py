@@ -1,5 +1,9 @@
 """The shared tier: Redis, alone, behind Sentinel, or as a Cluster."""
 
+from .backplane import RedisBackplane
+from .subscriber import Subscriber
 from .tier import RedisTier
+from .topology import topology_of
+from .wire import Wire
 
-__all__ = ["RedisTier"]
+__all__ = ["RedisBackplane", "RedisTier", "Subscriber", "Wire", "topology_of"]

@@ -1,79 +1,125 @@
-"""Held connections: a redis-py ``Connection`` is kept and spoken to directly, last in first out.
+"""Held connections: redis-py opens them, then the socket is spoken to directly, last in first out.
 
-redis-py's client spends most of a GET in its own pool, hooks and retries; its ``Connection`` has public methods for
-what is needed here. A command whose reply nobody waits for leaves the reply to be read before the next one.
+redis-py's client spends most of a GET in its own pool, hooks, retries and response handling. Here a request is one
+``send`` of packed bytes and its replies one ``recv`` into a hiredis reader. A command whose reply nobody waits for
+leaves the reply to be read before the next one's.
 """
 
 from __future__ import annotations
 
 import itertools
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import hiredis
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from . import scripts
 
-Command = tuple[Any, ...]
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 _MOST_PENDING = 64
+_CHUNK = 65536
+_LOUD: dict[str, type[Exception]] = {
+    "LOADING": BusyLoadingError,
+    "NOAUTH": AuthenticationError,
+    "WRONGPASS": AuthenticationError,
+    "NOPERM": NoPermissionError,
+}
+
+
+def _reply_error(text: str) -> Exception:
+    return _LOUD.get(text.partition(" ")[0], ResponseError)(text)
 
 
 class Link:
     """One connection in the hands of one thread. ``fresh`` until its first reply."""
 
-    __slots__ = ("connection", "fresh", "pending")
+    __slots__ = ("_connection", "_feed", "_next", "_recv", "_send", "fresh", "pending")
 
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        connection.connect()
+        sock = connection._sock
+        if type(sock) is socket.socket:
+            # A socket with a timeout of Python's own polls before every call; the kernel's costs nothing.
+            sock.settimeout(None)
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
+        self._send, self._recv, self._feed, self._next = sock.sendall, sock.recv, reader.feed, reader.gets
         self.pending = 0
         self.fresh = True
-        connection.connect()
         # Scripts live in the server's memory: whoever connects brings them along, without waiting.
-        for script in scripts.ALL:
-            self.post(("SCRIPT", "LOAD", script))
+        for script in scripts.ALL.values():
+            self.post(pack(("SCRIPT", "LOAD", script)))
 
-    def send(self, *commands: Command) -> None:
-        self.connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))], check_health=False)
-
-    def post(self, command: Command) -> None:
-        """Send without waiting for the reply."""
-        self.send(command)
+    def post(self, data: bytes) -> None:
+        """Send one packed command without waiting for its reply."""
+        self._write(data)
         self.pending += 1
         if self.pending > _MOST_PENDING:
-            self.drain()
+            self._read(0)
 
-    def drain(self) -> None:
-        while self.pending:
-            self.pending -= 1
-            try:
-                self.connection.read_response()
-            except ResponseError:
-                continue  # a refused fill: the value is not there, which is what a miss means
+    def ask(self, data: bytes, count: int) -> list[Any]:
+        """Send ``count`` packed commands, then read their replies: one round trip. Errors are among the replies."""
+        self._write(data)
+        return self._read(count)
 
-    def read(self) -> Any:
-        if self.pending:
-            self.drain()
-        reply = self.connection.read_response()
+    def _write(self, data: bytes) -> None:
+        try:
+            self._send(data)
+        except (BlockingIOError, TimeoutError) as error:
+            raise RedisTimeoutError("Redis took no bytes in time") from error
+
+    def _read(self, count: int) -> list[Any]:
+        """The last ``count`` replies; those that nobody waited for come first and are thrown away."""
+        skip, self.pending = self.pending, 0
+        wanted, following = skip + count, self._next
+        replies: list[Any] = []
+        if wanted:
+            self._more()
+        while len(replies) < wanted:
+            reply = following()
+            if reply is False:  # hiredis says "not yet" with False, which no reply of protocol 2 is
+                self._more()
+            else:
+                replies.append(reply)
         self.fresh = False
-        return reply
+        return replies[skip:] if skip else replies
 
-    def ask(self, *commands: Command) -> list[Any]:
-        """Send all, then read all: one round trip."""
-        self.send(*commands)
-        return [self.read() for _ in commands]
+    def _more(self) -> None:
+        try:
+            data = self._recv(_CHUNK)
+        except (BlockingIOError, TimeoutError) as error:
+            raise RedisTimeoutError("Redis did not answer in time") from error
+        if not data:
+            raise RedisConnectionError("Redis closed the connection")
+        self._feed(data)
+
+    def close(self) -> None:
+        self._connection.disconnect()
 
 
 class Links:
     """The held connections to one server. Thread-safe without a lock: deque operations are atomic."""
 
-    def __init__(self, make: Callable[[], Any], most: int) -> None:
+    def __init__(self, make: Callable[[], Any], most: int, timeout: float) -> None:
         self._make = make
         self._free: deque[Link] = deque()
         self._most = most
+        self._timeout = timeout
         self._made = itertools.count(1)
         self._lost = 0
 
@@ -81,11 +127,15 @@ class Links:
         try:
             return self._free.pop()
         except IndexError:
-            if next(self._made) - self._lost > self._most:
-                self._lost += 1
-                raise RedisConnectionError(f"all {self._most} connections to Redis are in use") from None
+            return self.open()
+
+    def open(self) -> Link:
+        """A connection that was not in the pool; ConnectionError when there are as many as there may be."""
+        if next(self._made) - self._lost > self._most:
+            self._lost += 1
+            raise RedisConnectionError(f"all {self._most} connections to Redis are in use")
         try:
-            return Link(self._make())
+            return Link(self._make(), self._timeout)
         except BaseException:
             self._lost += 1
             raise
@@ -96,7 +146,11 @@ class Links:
     def drop(self, link: Link) -> None:
         """Close a connection whose state is not known."""
         self._lost += 1
-        link.connection.disconnect()
+        link.close()
+
+    def connection(self) -> Any:
+        """A connection of redis-py that is the caller's own, not yet connected: for the bus."""
+        return self._make()
 
     def close(self) -> None:
         while self._free:

@@ -1,81 +1,266 @@
-"""What must happen in Redis in one step. Every script touches one shard; KEYS[1] is its header.
+"""What must happen in Redis in one step: section 3 of the Epoch-Fenced Marks protocol.
 
-The header is a hash: ``e`` the epoch id ``<number>.<nonce>``, ``f`` the fill counter, ``n:<space>`` generations.
+Every script touches one shard; KEYS[1] is its header, a hash without a life of its own:
+
+====================  ============================================================================================
+``e``                 the epoch id ``<number>.<nonce>``
+``q`` ``c`` ``f``     published messages, changes of marks, fills and generations
+``m:<name>``          marks on a key (``<space>:<id>``) or a tag (``t:<tag>``): ``<c>|<writer>:<xid>|…``
+``n:<tag>``           generation of a tag
+====================  ============================================================================================
+
+A value is ``V<epoch>|<fill>.<end, ms of the server's clock>|<generation>|<payload>``, a token ``L<token>``. The tag of
+a whole space is ``=<space>``; births in it, which only concern values that say "no such row", are ``+<space>``.
+
+Each script may run late, after its caller has given up: the epoch, the token, the change counter or the writer's unique
+name make that harmless.
 """
 
 from __future__ import annotations
 
 import hashlib
 
-#: KEYS header · ARGV least number, nonce, force -> the epoch id in force. ``force`` makes a new one in any case.
-OPEN = b"""
-local e = redis.call('HGET', KEYS[1], 'e')
-local n = e and tonumber(string.match(e, '^(%d+)%.')) or 0
-local least = tonumber(ARGV[1])
-if ARGV[3] ~= '1' and n >= least then return e end
-if n >= least then least = n + 1 end
-local id = string.format('%d', least) .. '.' .. ARGV[2]
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'e', id, 'f', 0)
-return id
+_CHECK = b"""
+local i = redis.call('INFO', 'replication')
+if not (string.find(i, 'role:master', 1, true) and string.find(i, 'master_replid:' .. ARGV[1], 1, true)) then
+  return {'RUN'}
+end
 """
 
-#: KEYS header, value · ARGV epoch, generation field, token, px
-#: -> {'E'} other epoch | {'V', value, pttl} | {'B'} busy | {'L', generation}
-LEASE = b"""
-local h = redis.call('HMGET', KEYS[1], 'e', ARGV[2])
-if h[1] ~= ARGV[1] then return {'E'} end
-local g = h[2] or '-'
+_EPOCH = (
+    _CHECK
+    + b"""
+local e = redis.call('HGET', KEYS[1], 'e')
+if e ~= ARGV[2] then return {'EPOCH', e or ''} end
+"""
+)
+
+_STORE = b"""
+local function store(key, gen, payload, px)
+  local t = redis.call('TIME')
+  local e = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + px)
+  local f = redis.call('HINCRBY', KEYS[1], 'f', 1)
+  redis.call('SET', key, 'V' .. ARGV[2] .. '|' .. f .. '.' .. e .. '|' .. gen .. '|' .. payload, 'PX', px)
+end
+"""
+
+_OOM = b"#!lua flags=allow-oom\n"
+
+#: ARGV lineage, id -> {'OK', id in force}
+INIT = (
+    _CHECK
+    + b"""
+local e = redis.call('HGET', KEYS[1], 'e')
+if e and tonumber(string.match(e, '^%d+')) >= tonumber(string.match(ARGV[2], '^%d+')) then return {'OK', e} end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'e', ARGV[2], 'q', 0, 'c', 0, 'f', 0)
+return {'OK', ARGV[2]}
+"""
+)
+
+#: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, token, px
+#: -> {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'}
+#:    {'LEASE', generation, births, whether births are marked}
+LEASE = (
+    _EPOCH
+    + b"""
+local s, b = ARGV[4], ARGV[5]
+local h = redis.call('HMGET', KEYS[1], 'm:' .. ARGV[3], 'm:t:' .. s, 'm:t:' .. b, 'n:' .. s, 'n:' .. b)
+local g, n = h[4] or '-', h[5] or '-'
+if h[2] then return {'HOLD', h[2]} end
+if h[1] then return {'MARK', h[1], g} end
 local v = redis.call('GET', KEYS[2])
 if v then
-  local p = 'V' .. ARGV[1] .. '|'
+  local p = 'V' .. ARGV[2] .. '|'
   if string.sub(v, 1, #p) == p then
     local a = string.find(v, '|', #p + 1, true)
-    local b = a and string.find(v, '|', a + 1, true)
-    if b and string.sub(v, a + 1, b - 1) == g then return {'V', v, redis.call('PTTL', KEYS[2])} end
+    local z = a and string.find(v, '|', a + 1, true)
+    if z and string.sub(v, a + 1, z - 1) == g then
+      if string.sub(v, z + 1, z + 1) ~= 'N' or (not h[3] and string.sub(v, z + 2) == n) then return {'HIT', v} end
+    end
   elseif string.sub(v, 1, 1) == 'L' then
-    return {'B'}
+    return {'BUSY'}
   end
 end
-redis.call('SET', KEYS[2], 'L' .. ARGV[3], 'PX', ARGV[4])
-return {'L', g}
+redis.call('SET', KEYS[2], 'L' .. ARGV[6], 'PX', ARGV[7])
+return {'LEASE', g, n, h[3] and 1 or 0}
 """
+)
 
-#: KEYS header, value · ARGV epoch, generation field, generation, expect, entry, px -> 1 stored, 0 not
-FILL = b"""
-local h = redis.call('HMGET', KEYS[1], 'e', ARGV[2])
-if h[1] ~= ARGV[1] or (h[2] or '-') ~= ARGV[3] then return 0 end
+#: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, generation, births, expect, payload, px
+#: -> {'OK'} {'NO'}. ``expect`` is the token, or the prefix of a value that gets another shape and keeps its end.
+FILL = (
+    _EPOCH
+    + _STORE
+    + b"""
+local s, b = ARGV[4], ARGV[5]
+local h = redis.call('HMGET', KEYS[1], 'm:' .. ARGV[3], 'm:t:' .. s, 'n:' .. s, 'm:t:' .. b, 'n:' .. b)
+if h[1] or h[2] or (h[3] or '-') ~= ARGV[6] then return {'NO'} end
+if string.sub(ARGV[9], 1, 1) == 'N' and (h[4] or (h[5] or '-') ~= ARGV[7]) then return {'NO'} end
 local v = redis.call('GET', KEYS[2])
-if not v then return 0 end
-local px = tonumber(ARGV[6])
-if string.sub(ARGV[4], 1, 1) == 'L' then
-  if v ~= ARGV[4] then return 0 end
+if not v then return {'NO'} end
+local px = tonumber(ARGV[10])
+if string.sub(ARGV[8], 1, 1) == 'L' then
+  if v ~= ARGV[8] then return {'NO'} end
 else
-  if string.sub(v, 1, #ARGV[4]) ~= ARGV[4] then return 0 end
+  if string.sub(v, 1, #ARGV[8]) ~= ARGV[8] then return {'NO'} end
   local left = redis.call('PTTL', KEYS[2])
   if left > 0 and left < px then px = left end
 end
-local f = redis.call('HINCRBY', KEYS[1], 'f', 1)
-redis.call('SET', KEYS[2], 'V' .. ARGV[1] .. '|' .. f .. '|' .. ARGV[3] .. '|' .. ARGV[5], 'PX', px)
-return 1
+store(KEYS[2], ARGV[6], ARGV[9], px)
+return {'OK'}
 """
+)
 
-#: KEYS header, values · ARGV generation fields -> {values, pttls, {epoch, generations}}
-MANY = b"""
-local t = {}
-local v = {}
-for i = 2, #KEYS do
-  v[i - 1] = redis.call('GET', KEYS[i])
-  t[i - 1] = v[i - 1] and redis.call('PTTL', KEYS[i]) or 0
+#: KEYS header, values · ARGV lineage, epoch, publish, channel, writer, xid, numbers of keys and tags, names, tags,
+#: watched tags -> {'OK', c, q, generations of the watched tags}
+MARK = (
+    _OOM
+    + _EPOCH
+    + b"""
+local keys, tags = tonumber(ARGV[7]), tonumber(ARGV[8])
+local c = redis.call('HINCRBY', KEYS[1], 'c', 1)
+local q = redis.call('HINCRBY', KEYS[1], 'q', 1)
+local me = '|' .. ARGV[5] .. ':' .. ARGV[6]
+local names, out = {}, {'OK', c, q}
+for i = 1, keys + tags do
+  local name = ARGV[8 + i]
+  if i > keys then
+    name = 't:' .. name
+  else
+    local v = redis.call('GETRANGE', KEYS[1 + i], 0, 0)
+    if v ~= '' and v ~= 'O' then redis.call('DEL', KEYS[1 + i]) end
+  end
+  local m = redis.call('HGET', KEYS[1], 'm:' .. name)
+  local rest = m and string.sub(m, string.find(m, '|', 1, true), -1) or ''
+  if not string.find(rest .. '|', me .. '|', 1, true) then rest = rest .. me end
+  redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)
+  names[i] = name
 end
-return {v, t, redis.call('HMGET', KEYS[1], 'e', unpack(ARGV))}
+redis.call(ARGV[3], ARGV[4], 'inv ' .. ARGV[2] .. ' ' .. q .. ' ' .. table.concat(names, ' '))
+for i = 9 + keys + tags, #ARGV do out[#out + 1] = redis.call('HGET', KEYS[1], 'n:' .. ARGV[i]) or '-' end
+return out
 """
+)
 
-ALL = (OPEN, LEASE, FILL, MANY)
+#: KEYS header, values · ARGV lineage, epoch, writer, c, number of keys, (name, whole tag, generation, payload, px) of
+#: each, tags -> {'OK', marks removed, values stored}
+DONE = (
+    _OOM
+    + _EPOCH
+    + _STORE
+    + b"""
+local keys, removed, stored = tonumber(ARGV[5]), 0, 0
+local function lift(name)
+  local m = redis.call('HGET', KEYS[1], 'm:' .. name)
+  if not m then return false end
+  local p = string.find(m, '|', 1, true)
+  local keep, mine = '', false
+  for w in string.gmatch(string.sub(m, p + 1), '[^|]+') do
+    if string.sub(w, 1, #ARGV[3] + 1) == ARGV[3] .. ':' then mine = true else keep = keep .. '|' .. w end
+  end
+  if not mine then return false end
+  removed = removed + 1
+  local c = redis.call('HINCRBY', KEYS[1], 'c', 1)
+  if keep ~= '' then
+    redis.call('HSET', KEYS[1], 'm:' .. name, c .. keep)
+    return true
+  end
+  redis.call('HDEL', KEYS[1], 'm:' .. name)
+  return true, string.sub(m, 1, p - 1)
+end
+for k = 1, keys do
+  local at = 1 + 5 * k
+  local _, before = lift(ARGV[at])
+  if before == ARGV[4] and ARGV[at + 3] ~= '' then
+    local h = redis.call('HMGET', KEYS[1], 'm:t:' .. ARGV[at + 1], 'n:' .. ARGV[at + 1])
+    if not h[1] and (h[2] or '-') == ARGV[at + 2] and redis.call('EXISTS', KEYS[1 + k]) == 0 then
+      store(KEYS[1 + k], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]))
+      stored = stored + 1
+    end
+  end
+end
+for i = 6 + 5 * keys, #ARGV do
+  if lift('t:' .. ARGV[i]) then
+    redis.call('HSET', KEYS[1], 'n:' .. ARGV[i], redis.call('HINCRBY', KEYS[1], 'f', 1))
+  end
+end
+return {'OK', removed, stored}
+"""
+)
+
+#: KEYS header, value · ARGV lineage, epoch, name, c, whole tag, generation, payload, px -> {'OK'} {'NO'}
+RESOLVE = (
+    _OOM
+    + _EPOCH
+    + _STORE
+    + b"""
+local f = 'm:' .. ARGV[3]
+local m = redis.call('HGET', KEYS[1], f)
+if not m or string.sub(m, 1, string.find(m, '|', 1, true) - 1) ~= ARGV[4] then return {'NO'} end
+redis.call('HDEL', KEYS[1], f)
+redis.call('HINCRBY', KEYS[1], 'c', 1)
+if string.sub(ARGV[3], 1, 2) == 't:' then
+  redis.call('HSET', KEYS[1], 'n:' .. string.sub(ARGV[3], 3), redis.call('HINCRBY', KEYS[1], 'f', 1))
+elseif ARGV[7] ~= '' then
+  local h = redis.call('HMGET', KEYS[1], 'm:t:' .. ARGV[5], 'n:' .. ARGV[5])
+  if not h[1] and (h[2] or '-') == ARGV[6] and redis.call('EXISTS', KEYS[2]) == 0 then
+    store(KEYS[2], ARGV[6], ARGV[7], tonumber(ARGV[8]))
+  end
+end
+return {'OK'}
+"""
+)
+
+#: KEYS header, values · ARGV lineage, epoch, publish, channel, number of keys, names, tags -> {'OK', c, q}
+DROP = (
+    _OOM
+    + _EPOCH
+    + b"""
+local keys = tonumber(ARGV[5])
+local c = redis.call('HINCRBY', KEYS[1], 'c', 1)
+local q = redis.call('HINCRBY', KEYS[1], 'q', 1)
+local names = {}
+for i = 6, #ARGV do
+  local name = ARGV[i]
+  if i > 5 + keys then
+    redis.call('HSET', KEYS[1], 'n:' .. name, redis.call('HINCRBY', KEYS[1], 'f', 1))
+    name = 't:' .. name
+  elseif redis.call('GETRANGE', KEYS[i - 4], 0, 0) ~= 'O' then
+    redis.call('DEL', KEYS[i - 4])
+  end
+  names[#names + 1] = name
+end
+redis.call(ARGV[3], ARGV[4], 'inv ' .. ARGV[2] .. ' ' .. q .. ' ' .. table.concat(names, ' '))
+return {'OK', c, q}
+"""
+)
+
+#: ARGV lineage, epoch, publish, channel, process, nonce -> {'OK', server's clock in ms, q}
+HB = (
+    _EPOCH
+    + b"""
+local q = redis.call('HGET', KEYS[1], 'q')
+redis.call(ARGV[3], ARGV[4], 'hb ' .. ARGV[2] .. ' ' .. q .. ' ' .. ARGV[5] .. ' ' .. ARGV[6])
+local t = redis.call('TIME')
+return {'OK', t[1] * 1000 + math.floor(t[2] / 1000), q}
+"""
+)
+
+ALL = {
+    "INIT": INIT,
+    "LEASE": LEASE,
+    "FILL": FILL,
+    "MARK": MARK,
+    "DONE": DONE,
+    "RESOLVE": RESOLVE,
+    "DROP": DROP,
+    "HB": HB,
+}
 
 
 def sha(script: bytes) -> bytes:
     return hashlib.sha1(script).hexdigest().encode()
 
 
-OPEN_SHA, LEASE_SHA, FILL_SHA, MANY_SHA = map(sha, ALL)
+SHA = {name: sha(script) for name, script in ALL.items()}

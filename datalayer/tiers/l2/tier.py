@@ -1,346 +1,282 @@
-"""``RedisTier``: rows in Redis that may be believed, and invalidations that are never forgotten.
+"""``RedisTier``: rows in Redis that may be believed.
 
-Everything lies under an *epoch*. A value is used only if it carries the epoch that this process holds and that the
-shard's header names, and the generation of its space. An invalidation that could not be confirmed ends the epoch here:
-nothing is read or filled until a new one has been opened in Redis, under which every value written before is a miss.
-
-A fill is stored only if it still finds its token, and a delete removes the token: the writer always wins. Reads and
-fills never raise because of Redis; they answer "nothing".
+A value is used only if this process holds a stand on the shard's epoch, the value carries that epoch and the generation
+of its space, no write of the whole space is being committed, and the server is still the one of the epoch: its
+``INFO replication`` is read after the value, in the same round trip. A fill is stored only if it still finds its token,
+and a mark removes the token: the writer always wins.
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
-import threading
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-
-from ...contracts.tier import Found, Key, Lease
-from ..breaker import Breaker
-from .links import Command, Link, Links
-from .scripts import FILL_SHA, LEASE_SHA, MANY_SHA, OPEN_SHA
-from .topology import topology_of
-
-log = logging.getLogger("datalayer.l2")
-
-R = TypeVar("R")
+from ...contracts.fence import Authority, Stand, State
+from ...contracts.tier import Busy, Found, Key, Lease, Leave, Met
+from .links import pack
+from .wire import Place, Wire
 
 _TOKEN_PX = 3000
-_MOVED = ("MOVED", "ASK", "CLUSTERDOWN", "READONLY", "TRYAGAIN", "MASTERDOWN")
-
-
-class _Shard:
-    """One shard's names, and the epoch that this process believes in."""
-
-    __slots__ = ("epoch", "header", "least", "lock", "renew", "tag", "values")
-
-    def __init__(self, prefix: str, number: int) -> None:
-        self.tag = f"{{{prefix}:{number}}}"
-        self.header = f"{self.tag}:h"
-        self.values = f"{self.tag}:v:"
-        self.lock = threading.Lock()
-        self.epoch: bytes | None = None
-        self.least = 1
-        self.renew = False
+_MOST_SCANS = 200
+_ABSENT = b"N"
+_BUSY = Busy()
+_INFO = pack(("INFO", "replication"))
 
 
 class RedisTier:
-    """The shared tier on Redis 7 or Valkey. Thread-safe.
-
-    ``timeout`` in seconds bounds every wait; a read on a connection that had died in the pool is repeated ``retries``
-    times, never after a timeout. ``on_error`` is told each failure's kind. ``round_trips`` counts waits for replies.
-    """
+    """The shared tier on Redis 7 or Valkey. Thread-safe; see :class:`datalayer.contracts.tier.SharedTier`."""
 
     enabled = True
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        prefix: str = "dl",
-        timeout: float = 0.25,
-        retries: int = 1,
-        breaker: Breaker,
-        max_connections: int = 100,
-        on_error: Callable[[str], None] | None = None,
-    ) -> None:
-        self._topology = topology_of(url, timeout=timeout, most=max_connections)
-        self._shards = [_Shard(prefix, number) for number in range(self._topology.shards)]
-        self._breaker = breaker
-        self._retries = retries
-        self._on_error = on_error or (lambda _kind: None)
-        self._loud = True
-        self.round_trips = 0
+    def __init__(self, wire: Wire, authority: Authority) -> None:
+        self._wire = wire
+        self._authority = authority
+        self._guards: dict[tuple[str, int], bytes] = {}
+
+    @property
+    def round_trips(self) -> int:
+        return self._wire.round_trips
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def get(self, key: Key) -> Found | None:
         """The usable value of one key: one round trip."""
-        shard = self._shard(key)
-        epoch = self._epoch(shard)
-        if epoch is None:
-            return None
-        name = shard.values + f"{key.space}:{key.id}"
-        commands = ("GET", name), ("PTTL", name), ("HMGET", shard.header, "e", "n:" + key.space)
-        replies = self._ask(shard, lambda link: link.ask(*commands))
+        space, id = key
+        name = f"{space}:{id}"
+        wire, authority = self._wire, self._authority
+        place = wire.places[0] if wire.alone else wire.place_of(name)
+        stand = authority.stands[place.number]
+        if stand.until <= authority.clock() or stand.state != State.ON:
+            current = authority.current(place.number)
+            if current is None:
+                return None
+            stand = current
+        guard = self._guards.get((space, place.number)) or self._guard(space, place)
+        replies = wire.ask(place, pack(("GET", place.values + name)) + guard, 3)
         if replies is None:
             return None
-        value, ttl, (stored, generation) = replies
-        return self._usable(shard, epoch, value, ttl, stored, generation)
+        value, header, info = replies
+        if stand.probe not in info or b"role:master" not in info:
+            authority.doubt(place.number, stand)
+            return None
+        frame = self._frame(place, stand, header)
+        return _believed(value, frame) if frame is not None and value is not None else None
+
+    def same(self, key: Key, prefix: bytes) -> bool:
+        place = self._wire.place_of(f"{key.space}:{key.id}")
+        stand = self._authority.current(place.number)
+        if stand is None:
+            return False
+        command = ("GETRANGE", place.values + f"{key.space}:{key.id}", 0, len(prefix) - 1)
+        replies = self._wire.ask(place, pack(command) + self._fields(key.space, place) + _INFO, 3)
+        if replies is None or replies[0] != prefix or not self._same_server(place, stand, replies[2]):
+            return False
+        return self._frame(place, stand, replies[1]) is not None
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Found]:
-        """The usable values: one round trip a shard, and the shards of one server together."""
+        """The usable values: one round trip a server."""
         found: dict[Key, Found] = {}
-        for shard, group in self._grouped(keys):
-            epoch = self._epoch(shard)
-            if epoch is not None:
-                found |= self._get_group(shard, epoch, group)
+        groups = self._grouped(keys)
+        stands = {place: self._authority.current(place.number) for place in groups}
+        requests = {place: self._many(place, group) for place, group in groups.items() if stands[place] is not None}
+        for place, replies in self._wire.ask_all(requests).items():
+            stand = stands[place]
+            if stand is not None and self._same_server(place, stand, replies[-1]):
+                self._collect(place, stand, groups[place], replies, found)
         return found
 
-    def _get_group(self, shard: _Shard, epoch: bytes, keys: Sequence[Key]) -> dict[Key, Found]:
-        names = [shard.values + f"{key.space}:{key.id}" for key in keys]
-        spaces = list(dict.fromkeys(key.space for key in keys))
-        fields = [f"n:{space}" for space in spaces]
-        # A script, because reading one reply for each key's remaining life would cost more than all the rest.
-        command = ("EVALSHA", MANY_SHA, len(names) + 1, shard.header, *names, *fields)
-        replies = self._ask(shard, lambda link: link.ask(command))
-        if replies is None:
-            return {}
-        values, ttls, (stored, *generations) = replies[0]
-        of = dict(zip(spaces, generations, strict=True))
-        found = {}
-        for key, value, ttl in zip(keys, values, ttls, strict=True):
-            usable = self._usable(shard, epoch, value, ttl, stored, of[key.space])
-            if usable is not None:
-                found[key] = usable
-        return found
+    def _many(self, place: Place, keys: Sequence[Key]) -> tuple[bytes, int]:
+        values = place.values
+        get = pack(("MGET", *[f"{values}{space}:{id}" for space, id in keys]))
+        spaces = dict.fromkeys([key[0] for key in keys])
+        guards = b"".join([self._fields(space, place) for space in spaces])
+        return get + guards + _INFO, len(spaces) + 2
 
-    def _usable(
-        self, shard: _Shard, epoch: bytes, value: bytes | None, ttl: int, stored: bytes | None, generation: bytes | None
-    ) -> Found | None:
-        if stored != epoch:
-            self._lost(shard, epoch)
+    def _collect(
+        self, place: Place, stand: Stand, keys: Sequence[Key], replies: list[Any], found: dict[Key, Found]
+    ) -> None:
+        spaces = dict.fromkeys([key[0] for key in keys])
+        frames = {s: self._frame(place, stand, header) for s, header in zip(spaces, replies[1:-1], strict=True)}
+        for key, value in zip(keys, replies[0], strict=True):
+            frame = frames[key[0]]
+            if value is not None and frame is not None and (one := _believed(value, frame)) is not None:
+                found[key] = one
+
+    def _guard(self, space: str, place: Place) -> bytes:
+        """The rest of a hit's pipeline: the space's generations and marks, and who the server is."""
+        guard = self._guards[space, place.number] = self._fields(space, place) + _INFO
+        return guard
+
+    def _fields(self, space: str, place: Place) -> bytes:
+        whole, births = f"={space}", f"+{space}"
+        return pack(("HMGET", place.header, "e", f"n:{whole}", f"m:t:{whole}", f"n:{births}", f"m:t:{births}"))
+
+    def _same_server(self, place: Place, stand: Stand, info: Any) -> bool:
+        if b"role:master" in info and stand.probe in info:
+            return True
+        self._authority.doubt(place.number, stand)
+        return False
+
+    def _frame(self, place: Place, stand: Stand, header: Any) -> Frame | None:
+        """What a value must look like now to be believed; None when no value of the space may be."""
+        epoch, generation, marked, births, newborn = header
+        if epoch != stand.epoch:
+            self._authority.doubt(place.number, stand)
             return None
-        if value is None or ttl <= 0 or not value.startswith(b"V" + epoch + b"|"):
+        if marked is not None:
             return None
-        a = value.find(b"|", len(epoch) + 2)
-        b = value.find(b"|", a + 1)
-        if a < 0 or b < 0 or value[a + 1 : b] != (generation or b"-"):
-            return None
-        return Found(value[b + 1 :], ttl / 1000, value[: b + 1])
+        tail = b"|-|" if generation is None else b"|" + generation + b"|"
+        now = self._authority.clock() + self._authority.server_offset(place.number)
+        return stand.prefix, tail, None if newborn is not None else births or b"-", now * 1000
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
-    def lease(self, key: Key) -> Lease | Found | None:
-        """Leave to fill a key; the value, if one came meanwhile; None if somebody else is filling it."""
-        return self._leases([key]).get(key)
+    def lease(self, key: Key) -> Leave:
+        """Leave to fill a key; its value, if one came meanwhile; or why it may not be filled."""
+        return self.lease_many([key]).get(key)
 
-    def lease_many(self, keys: Sequence[Key]) -> dict[Key, Lease]:
-        return {key: lease for key, lease in self._leases(keys).items() if isinstance(lease, Lease)}
-
-    def _leases(self, keys: Sequence[Key]) -> dict[Key, Lease | Found]:
-        given: dict[Key, Lease | Found] = {}
-        for shard, group in self._grouped(keys):
-            epoch = self._epoch(shard)
-            if epoch is None:
-                continue
-            tokens = [secrets.token_hex(8) for _ in group]
-            commands = [self._lease_command(shard, epoch, key, token) for key, token in zip(group, tokens, strict=True)]
-            replies = self._ask(shard, lambda link, commands=commands: link.ask(*commands))  # type: ignore[misc]
-            for key, token, reply in zip(group, tokens, replies or (), strict=False):
-                answer = self._leased(shard, epoch, token, reply)
-                if answer is not None:
-                    given[key] = answer
+    def lease_many(self, keys: Sequence[Key]) -> dict[Key, Leave]:
+        given: dict[Key, Leave] = {}
+        asked: dict[Place, tuple[Stand, list[tuple[Key, str]]]] = {}
+        requests: dict[Place, tuple[bytes, int]] = {}
+        for place, group in self._grouped(keys).items():
+            stand = self._authority.current(place.number)
+            if stand is not None and not stand.settled:
+                given |= dict.fromkeys(group, Met(None, stand))
+            elif stand is not None:
+                tokens = [(key, secrets.token_hex(8)) for key in group]
+                asked[place] = stand, tokens
+                data = b"".join([self._lease_command(place, stand, key, token) for key, token in tokens])
+                requests[place] = data, len(tokens)
+        for place, replies in self._wire.ask_all(requests).items():
+            stand, tokens = asked[place]
+            for (key, token), reply in zip(tokens, replies, strict=True):
+                given[key] = self._leave(place, stand, key, token, reply)
         return given
 
-    def _lease_command(self, shard: _Shard, epoch: bytes, key: Key, token: str) -> Command:
-        name = shard.values + f"{key.space}:{key.id}"
-        return ("EVALSHA", LEASE_SHA, 2, shard.header, name, epoch, f"n:{key.space}", token, _TOKEN_PX)
+    def _lease_command(self, place: Place, stand: Stand, key: Key, token: str) -> bytes:
+        space, id = key
+        name = f"{space}:{id}"
+        return place.call("LEASE", stand, [name], name, f"={space}", f"+{space}", token, _TOKEN_PX)
 
-    def _leased(self, shard: _Shard, epoch: bytes, token: str, reply: list[Any]) -> Lease | Found | None:
-        if reply[0] == b"L":
-            return Lease(b"L" + token.encode(), reply[1].decode())
-        if reply[0] == b"V":
-            end = reply[1].index(b"|", reply[1].index(b"|", len(epoch) + 2) + 1) + 1
-            return Found(reply[1][end:], max(reply[2], 1) / 1000, reply[1][:end])
-        if reply[0] == b"E":
-            self._lost(shard, epoch)
+    def _leave(self, place: Place, stand: Stand, key: Key, token: str, reply: list[Any]) -> Leave:
+        kind = reply[0]
+        if kind == b"LEASE":
+            births = b"" if reply[3] else reply[2]
+            return Lease(b"L" + token.encode(), reply[1], births, stand)
+        if kind == b"HIT":
+            return self._read_in_script(place, stand, reply[1])
+        if kind == b"BUSY":
+            return _BUSY
+        if kind == b"MARK":
+            self._authority.met(place.number, f"{key.space}:{key.id}", reply[1])
+            return Met(reply[1] + b" " + reply[2], stand)
+        if kind == b"HOLD":
+            self._authority.met(place.number, f"t:={key.space}", reply[1])
+            return Met(None, stand)
+        self._authority.doubt(place.number, stand)
         return None
+
+    def _read_in_script(self, place: Place, stand: Stand, value: bytes) -> Leave:
+        """A value that LEASE found: the script has compared what a hit compares."""
+        start = value.index(b"|", len(stand.prefix)) + 1
+        generation, _, payload = value[start:].partition(b"|")
+        births = payload[1:] if payload.startswith(_ABSENT) else None
+        frame = self._frame(place, stand, (stand.epoch, generation, None, births, None))
+        return _believed(value, frame) if frame is not None else None
 
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
-        """Store a value under a lease; nobody waits for it."""
-        self.fill_many({key: (lease, entry)}, ttl)
+        if entry or lease.births:
+            self._fill(key, lease, entry or _ABSENT + lease.births, ttl)
 
-    def fill_many(self, fills: Mapping[Key, tuple[Lease, bytes]], ttl: float) -> None:
-        for shard, group in self._grouped(fills):
-            epoch = shard.epoch
-            if epoch is None:
-                continue
-            commands = [self._fill_command(shard, epoch, key, *fills[key], ttl) for key in group]
-            self._ask(shard, lambda link, commands=commands: [link.post(c) for c in commands], waits=False)  # type: ignore[misc]
+    def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
+        stand = self._authority.current(self._wire.place_of(f"{key.space}:{key.id}").number)
+        if stand is not None:  # in another epoch than the value's, it will not be found
+            self._fill(key, Lease(found.prefix, found.prefix.split(b"|")[2], b"", stand), entry, ttl)
 
-    def _fill_command(self, shard: _Shard, epoch: bytes, key: Key, lease: Lease, entry: bytes, ttl: float) -> Command:
-        name = shard.values + f"{key.space}:{key.id}"
-        field, px = f"n:{key.space}", max(1, int(ttl * 1000))
-        return ("EVALSHA", FILL_SHA, 2, shard.header, name, epoch, field, lease.generation, lease.expect, entry, px)
+    def _fill(self, key: Key, lease: Lease, payload: bytes, ttl: float) -> None:
+        space, id = key
+        name, stand = f"{space}:{id}", lease.stand
+        place = self._wire.place_of(name)
+        under = name, f"={space}", f"+{space}", lease.generation, lease.births, lease.expect
+        self._wire.post(place, place.call("FILL", stand, [name], *under, payload, max(1, int(ttl * 1000))))
 
-    # -- invalidation ----------------------------------------------------------------------------------------------
+    def resolve(self, key: Key, met: Met, entry: bytes | None, ttl: float) -> None:
+        if met.record is None:
+            return
+        record, _, generation = met.record.rpartition(b" ")
+        name = f"{key.space}:{key.id}"
+        place = self._wire.place_of(name)
+        change, px = record.partition(b"|")[0], max(1, int(ttl * 1000))
+        under = name, change, f"={key.space}", generation
+        self._wire.post(place, place.call("RESOLVE", met.stand, [name], *under, entry or b"", px))
 
-    def delete(self, keys: Sequence[Key]) -> bool:
-        """Remove values and tokens. False when the server did not confirm it: then the epoch has ended here."""
-        done = True
-        for shard, group in self._grouped(keys):
-            names = [shard.values + f"{key.space}:{key.id}" for key in group]
-            done &= self._confirmed(shard, [("DEL", *names)])
-        return done
+    def discard(self, key: Key, found: Found) -> None:
+        place = self._wire.place_of(f"{key.space}:{key.id}")
+        self._wire.post(place, pack(("DEL", place.values + f"{key.space}:{key.id}")))
 
-    def bump(self, spaces: Sequence[str]) -> bool:
-        """Make every value of some spaces a miss, whatever their number."""
-        done = True
-        for shard in self._shards:
-            fields = [part for space in spaces for part in (f"n:{space}", secrets.token_hex(8))]
-            done &= self._confirmed(shard, [("HSET", shard.header, *fields)])
-        return done
+    def matching(self, space: str, glob: str) -> set[str] | None:
+        """The ids under a space that match a glob: one SCAN of every server, given up (None) when it is too long."""
+        found: set[str] = set()
+        pattern = f"{self._wire.pattern}:v:{space}:{glob.replace(chr(92), chr(92) * 2).replace('[!', '[^')}"
+        for places in self._wire.by_server(self._wire.places):
+            names = self._scan(places[0], pattern)
+            if names is None:
+                return None
+            found |= {name.decode().split(f":v:{space}:", 1)[1] for name in names}
+        return found
 
-    def _confirmed(self, shard: _Shard, commands: list[Command]) -> bool:
-        for _ in range(2):  # a second time on a slot that moved, or a connection that had died
-            if self._ask(shard, lambda link: link.ask(*commands)) is not None:
-                return True
-        with shard.lock:
-            shard.epoch, shard.renew = None, True
-        return False
-
-    # -- epochs ----------------------------------------------------------------------------------------------------
-
-    def _epoch(self, shard: _Shard) -> bytes | None:
-        return shard.epoch if shard.epoch is not None else self._open(shard)
-
-    def _open(self, shard: _Shard) -> bytes | None:
-        """Adopt the shard's epoch, or make a new one if an invalidation was lost."""
-        with shard.lock:
-            if shard.epoch is not None:
-                return shard.epoch
-            renew = shard.renew
-            command = ("EVALSHA", OPEN_SHA, 1, shard.header, shard.least, secrets.token_hex(6), int(renew))
-            replies = self._ask(shard, lambda link: link.ask(command))
+    def _scan(self, place: Place, pattern: str) -> set[bytes] | None:
+        cursor, found = b"0", set()
+        for _ in range(_MOST_SCANS):
+            replies = self._wire.ask(place, pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)), 1)
             if replies is None:
                 return None
-            shard.renew = False
-            return self._adopt(shard, replies[0], renewed=renew)
-
-    def _adopt(self, shard: _Shard, epoch: bytes, *, renewed: bool) -> bytes:
-        shard.epoch = epoch
-        shard.least = int(epoch.split(b".")[0])
-        log.info("shard %s uses epoch %s%s", shard.tag, epoch.decode(), " after a lost invalidation" if renewed else "")
-        return epoch
-
-    def _lost(self, shard: _Shard, epoch: bytes) -> None:
-        """The header names another epoch, or none: data were lost, or somebody opened a new one."""
-        with shard.lock:
-            if shard.epoch == epoch:
-                shard.epoch = None
-                log.warning("shard %s no longer has epoch %s", shard.tag, epoch.decode())
-
-    # -- talking ---------------------------------------------------------------------------------------------------
-
-    def _shard(self, key: Key) -> _Shard:
-        if len(self._shards) == 1:
-            return self._shards[0]
-        return self._shards[zlib.crc32(f"{key.space}:{key.id}".encode()) % len(self._shards)]
-
-    def _grouped(self, keys: Iterable[Key]) -> Iterable[tuple[_Shard, list[Key]]]:
-        groups: dict[_Shard, list[Key]] = {}
-        for key in keys:
-            groups.setdefault(self._shard(key), []).append(key)
-        return groups.items()
-
-    def _ask(self, shard: _Shard, work: Callable[[Link], R], *, waits: bool = True) -> R | None:
-        """Run ``work`` on a held connection; None when Redis failed it."""
-        if not self._breaker.allow():
-            return None
-        for attempt in range(self._retries + 1):
-            links: Links | None = None
-            link: Link | None = None
-            try:
-                links = self._topology.links(shard.tag)
-                link = links.take()
-                answer = work(link)
-            except (RedisError, OSError, ValueError) as error:
-                stale = link is not None and not link.fresh
-                if links is not None and link is not None:
-                    links.drop(link)
-                if attempt < self._retries and stale and _died_in_pool(error):
-                    continue
-                self._failed(error)
-                return None
-            except BaseException:
-                if links is not None and link is not None:
-                    links.drop(link)
-                raise
-            links.give(link)
-            self.round_trips += waits
-            self._breaker.success()
-            return answer
+            cursor, names = replies[0]
+            found |= set(names)
+            if cursor == b"0":
+                return found
         return None
 
-    def _failed(self, error: Exception) -> None:
-        kind = _kind(error)
-        self._on_error(kind)
-        if kind == "auth" and self._loud:
-            self._loud = False
-            log.error(
-                "Redis refuses our credentials (%s); the shared cache is off until they are right", type(error).__name__
-            )
-        if kind in ("moved", "connection", "timeout"):
-            self._topology.refresh()
-        if kind not in ("refused", "moved"):
-            self._breaker.failure()
+    def _grouped(self, keys: Iterable[Key]) -> dict[Place, list[Key]]:
+        groups: dict[Place, list[Key]] = {}
+        for key in keys:
+            groups.setdefault(self._wire.place_of(f"{key.space}:{key.id}"), []).append(key)
+        return groups
+
+    # -- the rest --------------------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
         """Whether the first shard's server answers now."""
-        return self._ask(self._shards[0], lambda link: link.ask(("PING",))) is not None
+        return self._wire.ask(self._wire.places[0], pack(("PING",)), 1) is not None
 
     def reset_after_fork(self) -> None:
-        self._topology.forget()
-        self._breaker.reset_after_fork()
-        for shard in self._shards:
-            shard.lock = threading.Lock()
-            shard.epoch = None
+        self._wire.reset_after_fork()
 
     def close(self) -> None:
-        self._topology.close()
+        self._wire.close()
 
 
-def _died_in_pool(error: Exception) -> bool:
-    return isinstance(error, RedisConnectionError | OSError) and not isinstance(
-        error, TimeoutError | BusyLoadingError | AuthenticationError
-    )
+#: The epoch's prefix, the generation between its bars, the generation of births (None: there are some just now), and
+#: the server's time in milliseconds.
+Frame = tuple[bytes, bytes, bytes | None, float]
 
 
-def _kind(error: Exception) -> str:
-    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
-        return "auth"
-    if isinstance(error, BusyLoadingError):
-        return "loading"
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, ResponseError):
-        return (
-            "moved"
-            if str(error).startswith(_MOVED) or type(error).__name__.removesuffix("Error").upper() in _MOVED
-            else "refused"
-        )
-    return "connection"
+def _believed(value: bytes, frame: Frame) -> Found | None:
+    prefix, tail, births, now = frame
+    if not value.startswith(prefix):
+        return None
+    middle = value.find(b"|", len(prefix))
+    if middle < 0 or not value.startswith(tail, middle):
+        return None
+    try:
+        left = int(value[value.index(b".", len(prefix), middle) + 1 : middle]) - now
+    except ValueError:
+        return None
+    at = middle + len(tail)
+    if left <= 0:
+        return None
+    if not value.startswith(_ABSENT, at):
+        return Found(value[at:], left / 1000, value[:at])
+    return Found(b"", left / 1000, value[:at]) if value[at + 1 :] == births else None

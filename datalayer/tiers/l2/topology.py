@@ -23,6 +23,8 @@ class Topology(Protocol):
     """Finds servers. Thread-safe."""
 
     shards: int
+    publish: str
+    database: int
 
     def links(self, tag: str) -> Links:
         """The connections to the server that holds a hash tag."""
@@ -47,7 +49,8 @@ def topology_of(url: str, *, timeout: float, most: int) -> Topology:
     }
     scheme = urlsplit(url).scheme
     if scheme in ("redis", "rediss", "unix"):
-        return _Single(redis.ConnectionPool.from_url(url, **options).make_connection, most)
+        pool = redis.ConnectionPool.from_url(url, **options)
+        return _Single(pool.make_connection, most, timeout, int(pool.connection_kwargs.get("db") or 0))
     if scheme == "redis+sentinel":
         return _Sentinel(url, options, most)
     if scheme == "redis+cluster":
@@ -57,9 +60,11 @@ def topology_of(url: str, *, timeout: float, most: int) -> Topology:
 
 class _Single:
     shards = 1
+    publish = "PUBLISH"
 
-    def __init__(self, make: Callable[[], Any], most: int) -> None:
-        self._links = Links(make, most)
+    def __init__(self, make: Callable[[], Any], most: int, timeout: float, database: int) -> None:
+        self.database = database
+        self._links = Links(make, most, timeout)
 
     def links(self, tag: str) -> Links:
         return self._links
@@ -88,7 +93,7 @@ class _ByAddress:
             links = self._known.get((host, port))
             if links is None:
                 make = redis.ConnectionPool(host=host, port=port, **self._options).make_connection
-                links = self._known[host, port] = Links(make, self._most)
+                links = self._known[host, port] = Links(make, self._most, self._options["socket_timeout"])
             return links
 
     def close(self) -> None:
@@ -103,6 +108,7 @@ class _ByAddress:
 
 class _Sentinel(_ByAddress):
     shards = 1
+    publish = "PUBLISH"
 
     def __init__(self, url: str, options: dict[str, Any], most: int) -> None:
         addresses, credentials, path, query = _parts(url)
@@ -110,7 +116,8 @@ class _Sentinel(_ByAddress):
         if not name:
             raise ConfigError("redis+sentinel:// needs the master's name: redis+sentinel://host:26379/mymaster/0")
         number = number or query.get("db", "0")
-        super().__init__({**options, **credentials, "db": int(number)}, most)
+        self.database = int(number)
+        super().__init__({**options, **credentials, "db": self.database}, most)
         quick = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
         self._sentinel = Sentinel(addresses, **quick)
         self._name = name
@@ -128,6 +135,8 @@ class _Sentinel(_ByAddress):
 
 class _Cluster(_ByAddress):
     shards = CLUSTER_SHARDS
+    publish = "SPUBLISH"
+    database = 0
 
     def __init__(self, url: str, options: dict[str, Any], most: int) -> None:
         addresses, credentials, _, _ = _parts(url)

@@ -1,0 +1,106 @@
+"""What a write set means to the shared tier: the names of keys and tags, shard by shard.
+
+Tags of a space: ``=<space>`` stands for all of its rows, ``+<space>`` for rows that did not exist. They are marked in
+every shard, because every shard holds rows of the space. Tags of cached queries, which live in one shard each:
+``?<table>`` for any change of a table, ``!<table>`` for changes whose old and new values are not known,
+``?<table>.<column>=<digest>`` for rows with a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from ..contracts.coherence import Change, WriteSet
+from ..contracts.fence import Names
+from ..contracts.keys import key_text
+
+#: A transaction that wrote more rows of one space than this marks the space instead.
+MOST_KEYS = 2000
+
+
+class Named(Protocol):
+    """What naming needs of a space."""
+
+    base_table: str
+    space: str
+    tables: frozenset[str]
+
+
+class Touched(NamedTuple):
+    """Names of keys, of tags that concern every shard, and of tags that live in one."""
+
+    keys: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.wide or self.narrow)
+
+
+class Shards(Protocol):
+    shards: int
+
+    def shard_of(self, name: str) -> int: ...
+
+
+def touched(written: WriteSet, spaces: Iterable[Named], changes: Callable[[Any, WriteSet], Change]) -> Touched:
+    """The names of everything that ``written`` concerns. A table without a known space is named after itself."""
+    keys: list[str] = []
+    wide: set[str] = set()
+    known: set[str] = set()
+    for space in spaces:
+        known |= space.tables
+        _name(space.space, changes(space, written), keys, wide)
+    for base, rows in written.keys.items():
+        if base not in known:
+            _name(base, Change(keys=frozenset(rows)), keys, wide)
+    for table in (written.tables | written.deleted | written.rekeyed) - known:
+        wide.add(f"={table}")
+    for table in written.births - known:
+        wide.add(f"+{table}")
+    return Touched(tuple(keys), tuple(wide), tuple(query_tags(written, known)))
+
+
+def _name(space: str, change: Change, keys: list[str], wide: set[str]) -> None:
+    if change.whole or len(change.keys) > MOST_KEYS:
+        wide.add(f"={space}")
+    else:
+        keys += [f"{space}:{key_text(key if isinstance(key, tuple) else (key,))}" for key in change.keys]
+    if change.births or change.whole:
+        wide.add(f"+{space}")
+
+
+def query_tags(written: WriteSet, known: set[str]) -> Iterable[str]:
+    """The tags of the cached queries that may have changed."""
+    vague = written.tables | written.births | written.deleted | written.rekeyed
+    if written.everything:
+        vague = vague | known
+    exact = {table for tables in written.extent.values() for table in tables}
+    for table in vague | exact:
+        yield f"?{table}"
+    for table in vague | written.vague:
+        yield f"!{table}"
+    for table, column, value in written.values:
+        yield value_tag(table, column, value)
+
+
+def value_tag(table: str, column: str, value: Any) -> str:
+    """The tag of the rows of a table whose column has a value."""
+    text = f"{type(value).__name__}:{value}".encode("utf-8", "surrogatepass")
+    return f"?{table}.{column}={hashlib.blake2b(text, digest_size=10).hexdigest()}"
+
+
+def distribute(names: Touched, shards: Shards) -> dict[int, Names]:
+    """The names that concern each shard."""
+    keys: dict[int, list[str]] = {}
+    tags: dict[int, list[str]] = {}
+    for key in names.keys:
+        keys.setdefault(shards.shard_of(key), []).append(key)
+    for tag in names.narrow:
+        tags.setdefault(shards.shard_of(tag), []).append(tag)
+    if names.wide:
+        for shard in range(shards.shards):
+            tags.setdefault(shard, []).extend(names.wide)
+    return {shard: Names(tuple(keys.get(shard, ())), tuple(tags.get(shard, ()))) for shard in keys.keys() | tags.keys()}
