@@ -166,7 +166,7 @@ class MemcachedProvider:
 
     def _call(self, client: Any, call: Callable[[Any], R], key: str = "", *, again: bool = True) -> R:
         # After a restart of the server every connection in the pool is dead, and each failure rids us of one.
-        tries = len(client.client_pool._free_objs) + 1 if again else 0
+        tries = len(client.client_pool.free) + 1 if again else 0
         while True:
             try:
                 return call(client)
