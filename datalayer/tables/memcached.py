@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,6 +23,8 @@ try:
 except ImportError as missing:
     raise MissingDriverError("memcached needs pymemcache: pip install 'datalayer[memcached]'") from missing
 
+from . import meta
+
 R = TypeVar("R")
 
 _PORT = 11211
@@ -31,8 +32,6 @@ _LONGEST_KEY = 250
 _PAGE = 500
 _MONTH = 30 * 86400
 _SAFE = "!\"#$&'()*+,/:;<=>?@[\\]^`{|}"
-_DUMPED = re.compile(rb"^key=(\S+) exp=(-?\d+) ", re.MULTILINE)
-_BUSY_TRIES, _BUSY_PAUSE = 40, 0.025
 _LOST = (MemcacheUnexpectedCloseError, ConnectionResetError, BrokenPipeError)
 
 
@@ -89,15 +88,12 @@ class MemcachedProvider:
 
     def exists(self, key: str) -> bool:
         name = _name(key)
-        return bool(self._ask(name, lambda client: client.raw_command(f"mg {name}")).startswith(b"HD"))
+        return bool(self._ask(name, lambda client: meta.exists(client, name)))
 
     def ttl(self, key: str) -> float | None:
         name = _name(key)
-        reply: bytes = self._ask(name, lambda client: client.raw_command(f"mg {name} t"))
-        if not reply.startswith(b"HD"):
-            return None
-        left = int(reply.split()[1][1:])
-        return math.inf if left < 0 else float(left)
+        left: int | None = self._ask(name, lambda client: meta.life(client, name))
+        return None if left is None else math.inf if left < 0 else float(left)
 
     # -- many ------------------------------------------------------------------------------------------------------
 
@@ -114,19 +110,17 @@ class MemcachedProvider:
         for group in self._grouped(values):
             some = {name: values[name] for name in group}
             failed = self._ask(group[0], lambda client, some=some: client.set_many(some, expire=life), "set_many")
-            _stored(", ".join(map(_key, failed)), not failed)
+            _stored(", ".join(map(unquote, failed)), not failed)
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        return sum(map(self._delete, self._grouped(dict.fromkeys(map(_name, keys)))))
-
-    def _delete(self, names: list[str]) -> int:
-        lines = "\r\n".join([*(f"md {name}" for name in names), "mn"])  # mn is answered after all the others
-        reply: bytes = self._ask(names[0], lambda client: client.raw_command(lines, "MN\r\n"))
-        return reply.split().count(b"HD")
+        groups = self._grouped(dict.fromkeys(map(_name, keys)))
+        return sum(self._ask(group[0], lambda client, group=group: meta.delete_all(client, group)) for group in groups)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         for client in list(self._open().clients.values()):
-            yield from (key for key in map(_key, self._dump(client)) if key.startswith(prefix))
+            names = self._call(client, lambda client: list(meta.dump(client)))
+            # The server encodes the names, which are encoded already.
+            yield from (key for name in names if (key := unquote(unquote(name))).startswith(prefix))
 
     def clear(self, prefix: str = "") -> int:
         found = self.keys(prefix)
@@ -179,21 +173,6 @@ class MemcachedProvider:
                     raise EncodeError(f"a value for {key!r} is larger than memcached's item size (-I)") from error
                 raise _unavailable(client, error) from error
 
-    def _dump(self, client: Any) -> Iterator[str]:
-        for _ in range(_BUSY_TRIES):
-            dump = self._call(client, lambda c: c.raw_command("lru_crawler metadump all\r\nmn", "MN\r\n"))
-            if not dump.startswith(b"BUSY"):
-                break
-            time.sleep(_BUSY_PAUSE)  # its crawler is on a round of its own
-        else:
-            raise UnavailableError(f"memcached {client.server} is busy crawling; try again")
-        if not dump.rstrip().endswith(b"END"):
-            raise UnavailableError(f"memcached {client.server} does not dump its keys; expected version 1.6 or newer")
-        now = int(time.time())
-        for name, expires in _DUMPED.findall(dump):
-            if expires == b"-1" or int(expires) > now:
-                yield unquote(name.decode())
-
 
 def _addresses(servers: str | Sequence[str]) -> list[tuple[str, int]]:
     items = servers.split(",") if isinstance(servers, str) else list(servers)
@@ -218,10 +197,6 @@ def _name(key: str) -> str:
     if len(name) > _LONGEST_KEY:
         raise EncodeError(f"key {key[:40]!r}... takes {len(name)} bytes; memcached allows {_LONGEST_KEY}")
     return name
-
-
-def _key(name: str) -> str:
-    return unquote(name)
 
 
 def _seconds(ttl: float | None) -> int:
