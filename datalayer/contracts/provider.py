@@ -65,6 +65,9 @@ class Expiring(Protocol):
     def ttl(self, key: str) -> float | None:
         """Seconds left; ``math.inf`` for a value that does not expire, None for an absent key."""
 
+    def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
+        """As :meth:`ttl` for many; absent keys are left out."""
+
 
 @runtime_checkable
 class Adding(Protocol):
@@ -72,6 +75,9 @@ class Adding(Protocol):
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         """Store the value if the key is absent; says whether it was. Of several concurrent callers one hears True."""
+
+    def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
+        """As :meth:`add` for many; returns how many were absent. Atomic for each key, not for all."""
 
 
 @runtime_checkable

@@ -44,7 +44,8 @@ class MemcachedProvider:
     come to light. ``timeout`` in seconds bounds every wait; a command on a connection that had died is sent again.
 
     Lives are whole seconds, rounded up. A key takes up to 250 bytes, where a space, a control or a non-ASCII byte
-    counts three. What takes many keys costs one round trip for each server, one after the other. ``keys`` and ``clear``
+    counts three. What takes many keys costs one round trip for each server, one after the other, but ``add_many`` and ``ttl_many``
+    one for each key. ``keys`` and ``clear``
     dump the names of everything on all servers, about 100 bytes a value.
     """
 
@@ -111,6 +112,13 @@ class MemcachedProvider:
             some = {name: values[name] for name in group}
             failed = self._ask(group[0], lambda client, some=some: client.set_many(some, expire=life), "set_many")
             _stored(", ".join(map(unquote, failed)), not failed)
+
+    def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
+        return sum([self.add(key, value, ttl) for key, value in items.items()])
+
+    def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
+        left = {key: self.ttl(key) for key in keys}
+        return {key: seconds for key, seconds in left.items() if seconds is not None}
 
     def delete_many(self, keys: Iterable[str]) -> int:
         groups = self._grouped(dict.fromkeys(map(_name, keys)))

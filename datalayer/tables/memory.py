@@ -124,6 +124,13 @@ class MemoryProvider:
             for key, value in items.items():
                 self._put(key, value, ttl)
 
+    def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
+        return sum([self.add(key, value, ttl) for key, value in items.items()])
+
+    def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
+        left = {key: self.ttl(key) for key in keys}
+        return {key: seconds for key, seconds in left.items() if seconds is not None}
+
     def delete_many(self, keys: Iterable[str]) -> int:
         picked = [check_key(key) for key in keys]
         with self._lock:

@@ -78,10 +78,7 @@ class RedisProvider:
 
     def ttl(self, key: str) -> float | None:
         with self._answering() as client:
-            left: int = client.pttl(check_key(key))
-        if left == -2:
-            return None
-        return math.inf if left == -1 else left / 1000
+            return _life(client.pttl(check_key(key)))
 
     # -- many ------------------------------------------------------------------------------------------------------
 
@@ -92,11 +89,19 @@ class RedisProvider:
         return {key: value for key, value in zip(asked, replies, strict=True) if value is not None}
 
     def set_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> None:
-        life = _milliseconds(ttl)
-        tail = () if life is None else ("PX", life)
-        commands = [("SET", check_key(key), check_value(value, key), *tail) for key, value in items.items()]
+        commands = _sets(items, ttl)
         with self._answering() as client:
             self._many(client, commands)
+
+    def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
+        with self._answering() as client:
+            return sum(map(bool, self._many(client, [(*command, "NX") for command in _sets(items, ttl)])))
+
+    def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
+        asked = _distinct(keys)
+        with self._answering() as client:
+            left = map(_life, self._many(client, [("PTTL", key) for key in asked]))
+        return {key: seconds for key, seconds in zip(asked, left, strict=True) if seconds is not None}
 
     def delete_many(self, keys: Iterable[str]) -> int:
         asked = _distinct(keys)
@@ -164,6 +169,16 @@ def _distinct(keys: Iterable[str]) -> list[str]:
 
 def _mget(client: Any, keys: list[str]) -> list[Any]:
     return list(client.mget(keys)) if keys else []
+
+
+def _sets(items: Mapping[str, bytes], ttl: float | None) -> list[tuple[Any, ...]]:
+    life = _milliseconds(ttl)
+    tail = () if life is None else ("PX", life)
+    return [("SET", check_key(key), check_value(value, key), *tail) for key, value in items.items()]
+
+
+def _life(left: int) -> float | None:
+    return {-2: None, -1: math.inf}.get(left, left / 1000)
 
 
 def _milliseconds(ttl: float | None) -> int | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any, Protocol, Self, runtime_checkable
 
 from ..errors import ConfigError, UnavailableError
+from .abilities import with_abilities
 from .checks import check_key, check_ttl, check_value
 
 
@@ -45,7 +45,7 @@ class StoreProvider:
 
     def __new__(cls, store: Store, *_: Any, **__: Any) -> Self:
         able = tuple(mixin for ability, mixin in _MIXINS.items() if isinstance(store, ability))
-        return object.__new__(_with(cls, able))
+        return object.__new__(with_abilities(cls, *able))
 
     def __init__(self, store: Store, *, owned: bool = True) -> None:
         if not isinstance(store, Store):
@@ -130,10 +130,9 @@ class _Expires(StoreProvider):
         left: float | None = self._open().ttl(check_key(key).encode())
         return left
 
+    def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
+        left = {key: self.ttl(key) for key in keys}
+        return {key: seconds for key, seconds in left.items() if seconds is not None}
+
 
 _MIXINS: dict[Any, type[StoreProvider]] = {_Walks: _Scans, _Ends: _Expires}
-
-
-@cache
-def _with(cls: type[StoreProvider], able: tuple[type[StoreProvider], ...]) -> Any:
-    return type(cls.__name__, (cls, *able), {"__module__": cls.__module__, "__doc__": cls.__doc__}) if able else cls

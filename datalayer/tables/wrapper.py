@@ -7,10 +7,10 @@ made has the methods of those abilities only, so that ``isinstance`` tells the t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any, Self
 
 from ..contracts.provider import Adding, Expiring, Native, Provider, Scannable
+from .abilities import with_abilities
 
 
 class Wrapper:
@@ -21,7 +21,7 @@ class Wrapper:
 
     def __new__(cls, inner: Provider, *_: Any, **__: Any) -> Self:
         able = tuple(mixin for ability, mixin in _MIXINS.items() if isinstance(inner, ability))
-        return object.__new__(_with(cls, able))
+        return object.__new__(with_abilities(cls, *able))
 
     def __init__(self, inner: Provider) -> None:
         self.inner = inner
@@ -88,6 +88,10 @@ class _Expires(Wrapper):
         left: float | None = self.inner.ttl(key)
         return left
 
+    def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
+        left: dict[str, float] = self.inner.ttl_many(keys)
+        return left
+
 
 class _Adds(Wrapper):
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
@@ -95,6 +99,12 @@ class _Adds(Wrapper):
         if added:
             self._added(key, value)
         return added
+
+    def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
+        count: int = self.inner.add_many({key: self._out(key, value) for key, value in items.items()}, ttl)
+        for key, value in items.items():
+            self._added(key, value)  # or is there from before, which comes to the same
+        return count
 
 
 class _Shows(Wrapper):
@@ -105,8 +115,3 @@ class _Shows(Wrapper):
 
 
 _MIXINS: dict[Any, type[Wrapper]] = {Scannable: _Scans, Expiring: _Expires, Adding: _Adds, Native: _Shows}
-
-
-@cache
-def _with(cls: type[Wrapper], able: tuple[type[Wrapper], ...]) -> Any:
-    return type(cls.__name__, (cls, *able), {"__module__": cls.__module__, "__doc__": cls.__doc__}) if able else cls

@@ -9,15 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kept import Kept
 
 from datalayer.contracts.provider import Provider
-from datalayer.tables.bounded import Bounded
-from datalayer.tables.compressed import Compressed
-from datalayer.tables.encrypted import Encrypted
-from datalayer.tables.memcached import MemcachedProvider
-from datalayer.tables.memory import MemoryProvider
-from datalayer.tables.redis import RedisProvider
-from datalayer.tables.validated import Validated
+from datalayer.observe.metrics import NullRecorder
+from datalayer.tables import (
+    Bounded,
+    Compressed,
+    Encrypted,
+    Layer,
+    Layers,
+    Measured,
+    MemcachedProvider,
+    MemoryProvider,
+    RedisProvider,
+    StoreProvider,
+    Validated,
+)
 from datalayer.testing.compliance.provider import ProviderCompliance
 from datalayer.testing.servers import MemcachedServer, RedisCluster, RedisSentinel, start_cluster, start_sentinel
 
@@ -105,3 +113,32 @@ class TestValidated(ProviderCompliance):
 class TestBounded(ProviderCompliance):
     def make(self) -> Provider:
         return Bounded(MemoryProvider(), max_entries=10_000)
+
+
+class TestMeasured(ProviderCompliance):
+    def make(self) -> Provider:
+        return Measured(MemoryProvider(), NullRecorder(), name="m")
+
+
+class TestLayersOfOne(ProviderCompliance):
+    def make(self) -> Provider:
+        return Layers(("only", MemoryProvider()))
+
+
+class TestLayersOfMemory(ProviderCompliance):
+    def make(self) -> Provider:
+        return Layers(Layer(name="L1", provider=MemoryProvider(), ttl=60), ("L2", MemoryProvider()), ("low", Kept()))
+
+
+class TestLayersOverRedis(ProviderCompliance):
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def make(self) -> Provider:
+        return Layers(("L1", MemoryProvider()), ("L2", RedisProvider(self.url)))
+
+
+class TestStore(ProviderCompliance):
+    def make(self) -> Provider:
+        return StoreProvider(Kept())

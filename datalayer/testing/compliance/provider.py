@@ -194,6 +194,10 @@ class ProviderCompliance:
         assert 40 * 86400 - 10 < month <= 40 * 86400 + self.ttl_resolution
         assert expiring.ttl(space + "b") == math.inf
         assert expiring.ttl(space + "absent") is None
+        many = expiring.ttl_many([space + "a", space + "b", space + "absent"])
+        assert many.keys() == {space + "a", space + "b"}
+        assert many[space + "b"] == math.inf
+        assert 90 < many[space + "a"] <= 100 + self.ttl_resolution
 
     # -- rare abilities --------------------------------------------------------------------------------------------
 
@@ -257,6 +261,8 @@ class ProviderCompliance:
         provider.delete(space)
         assert adding.add(space, b"third", 3600) is True
         assert provider.get(space) == b"third"
+        assert adding.add_many({space: b"fourth", space + "2": b"fourth"}, 3600) == 1
+        assert provider.get_many([space, space + "2"]) == {space: b"third", space + "2": b"fourth"}
 
     def test_of_several_who_add_at_once_one_succeeds(self, provider: Provider, space: str) -> None:
         adding = _able(provider, Adding)

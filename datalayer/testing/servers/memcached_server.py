@@ -81,7 +81,9 @@ def find_memcached() -> MemcachedServer:
         try:
             server.version  # noqa: B018  asking is the test whether it answers
         except OSError as error:
-            raise ServerDead(f"{_VARIABLE} is set, but no memcached answers at {address}; start it, or unset it") from error
+            raise ServerDead(
+                f"{_VARIABLE} is set, but no memcached answers at {address}; start it, or unset it"
+            ) from error
         return server
     return start_memcached()
 
@@ -90,7 +92,9 @@ def start_memcached() -> PrivateMemcached:
     """Start a private memcached, whatever the environment says. Raises ServersMissing."""
     program = shutil.which("memcached")
     if program is None:
-        raise ServersMissing("memcached", [f"{_VARIABLE} is not set", "PATH: no program memcached; a package brings one"])
+        raise ServersMissing(
+            "memcached", [f"{_VARIABLE} is not set", "PATH: no program memcached; a package brings one"]
+        )
     try:
         return PrivateMemcached(Path(program), source=f"PATH {program}")
     except (ServerFailed, OSError) as failed:
