@@ -1,4 +1,4 @@
-"""What a table needs from the thing that keeps its values: bytes under text, and a few rarer abilities apart from it."""
+"""What a table needs from the thing that keeps its values: bytes under text, and a few rarer abilities apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Provider(Protocol):
 
     A key is any non-empty ``str`` that UTF-8 can write; two keys are one only if they are equal, letter by letter. A
     value is ``bytes``, the empty one included, and comes back as ``bytes``. Anything else raises
-    :class:`~datalayer.errors.EncodeError` and changes nothing. An absent key is None, False or left out, never an error.
+    :class:`~datalayer.errors.EncodeError` and changes nothing. An absent key is None, False or left out, no error.
 
     ``ttl`` is in seconds and greater than 0 (else :class:`~datalayer.errors.ConfigError`); None keeps the value until
     it is replaced, deleted or evicted. A provider whose clock is coarser rounds up. Every ``set`` replaces the life

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
+_made: dict[Any, Any] = {}
 
-@cache
-def with_abilities(cls: type[Any], *mixins: type[Any]) -> type[Any]:
+
+def with_abilities(cls: type[Any], mixins: tuple[type[Any], ...]) -> Any:
     """The class with these mixins before it; the same class for the same mixins."""
-    return type(cls.__name__, (*mixins, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__}) if mixins else cls
+    if not mixins:
+        return cls
+    found = _made.get((cls, mixins))
+    if found is None:
+        names = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+        found = _made.setdefault((cls, mixins), type(cls.__name__, (*mixins, cls), names))
+    return found

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from ..contracts.observe import MetricsRecorder
 from ..contracts.provider import Adding, Expiring, Provider, Scannable
@@ -84,7 +84,8 @@ class Layers:
         levels = [_Level(layer) for layer in layers]
         scans = bool(levels) and all(isinstance(level.provider, Scannable) for level in levels)
         expires = bool(levels) and isinstance(levels[-1].provider, Expiring)
-        return object.__new__(with_abilities(cls, *(_Scans,) * scans, *(_Expires,) * expires))
+        made: Any = with_abilities(cls, (_Scans,) * scans + (_Expires,) * expires)
+        return cast(Self, object.__new__(made))
 
     def __init__(self, *layers: tuple[str, Provider | Store] | Layer, recorder: MetricsRecorder | None = None) -> None:
         if not layers:
@@ -151,7 +152,7 @@ class Layers:
         """Fill what level ``number`` had into those above it."""
         if not number or not items:
             return
-        left = self._read(self._levels[number], lambda: self._levels[number].left(items), {})
+        left: dict[str, float] = self._read(self._levels[number], lambda: self._levels[number].left(items), {})
         for life, keys in _lives(left):
             with self._flights.filling({key: tickets[key] for key in keys}) as valid:
                 some = {key: items[key] for key in valid}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any
 
 from ..contracts.observe import MetricsRecorder
 from ..contracts.provider import Provider
 from .wrapper import Wrapper
-
-R = TypeVar("R")
 
 
 class Measured(Wrapper):
@@ -25,13 +23,13 @@ class Measured(Wrapper):
         self._group = group or (lambda key: key.rpartition(":")[0].rpartition(":")[2])
 
     def get(self, key: str) -> bytes | None:
-        found = self._timed("get", lambda: self.inner.get(key))
+        found: bytes | None = self._timed("get", lambda: self.inner.get(key))
         (self._recorder.miss if found is None else self._recorder.hit)(self._name, self._group(key))
         return found
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         asked = list(dict.fromkeys(keys))
-        found = self._timed("get_many", lambda: self.inner.get_many(asked))
+        found: dict[str, bytes] = self._timed("get_many", lambda: self.inner.get_many(asked))
         self._count(self._recorder.hit, [key for key in asked if key in found])
         self._count(self._recorder.miss, [key for key in asked if key not in found])
         return found
@@ -43,15 +41,18 @@ class Measured(Wrapper):
         self._timed("set_many", lambda: self.inner.set_many(items, ttl))
 
     def delete(self, key: str) -> bool:
-        return self._timed("delete", lambda: self.inner.delete(key))
+        found: bool = self._timed("delete", lambda: self.inner.delete(key))
+        return found
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        return self._timed("delete_many", lambda: self.inner.delete_many(keys))
+        count: int = self._timed("delete_many", lambda: self.inner.delete_many(keys))
+        return count
 
     def exists(self, key: str) -> bool:
-        return self._timed("exists", lambda: self.inner.exists(key))
+        found: bool = self._timed("exists", lambda: self.inner.exists(key))
+        return found
 
-    def _timed(self, operation: str, call: Callable[[], R]) -> R:
+    def _timed(self, operation: str, call: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         try:
             return call()

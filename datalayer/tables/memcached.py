@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -44,9 +45,9 @@ class MemcachedProvider:
     come to light. ``timeout`` in seconds bounds every wait; a command on a connection that had died is sent again.
 
     Lives are whole seconds, rounded up. A key takes up to 250 bytes, where a space, a control or a non-ASCII byte
-    counts three. What takes many keys costs one round trip for each server, one after the other, but ``add_many`` and ``ttl_many``
-    one for each key. ``keys`` and ``clear``
-    dump the names of everything on all servers, about 100 bytes a value.
+    counts three. What takes many keys costs one round trip for each server, one after the other, but ``add_many`` and
+    ``ttl_many`` one for each key. ``keys`` and ``clear`` dump the names of everything on all servers, about 100 bytes a
+    value.
     """
 
     def __init__(self, servers: str | Sequence[str], *, timeout: float = 1.0, max_connections: int = 100) -> None:
@@ -102,7 +103,7 @@ class MemcachedProvider:
         names = {_name(key): key for key in keys}
         found: dict[str, bytes] = {}
         for group in self._grouped(names):
-            found |= self._ask(group[0], lambda client, group=group: client.get_many(group))
+            found |= self._ask(group[0], _calling("get_many", group))
         return {names[name]: value for name, value in found.items()}
 
     def set_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> None:
@@ -110,7 +111,7 @@ class MemcachedProvider:
         values = {_name(key): check_value(value, key) for key, value in items.items()}
         for group in self._grouped(values):
             some = {name: values[name] for name in group}
-            failed = self._ask(group[0], lambda client, some=some: client.set_many(some, expire=life), "set_many")
+            failed = self._ask(group[0], _calling("set_many", some, expire=life), "set_many")
             _stored(", ".join(map(unquote, failed)), not failed)
 
     def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
@@ -122,7 +123,7 @@ class MemcachedProvider:
 
     def delete_many(self, keys: Iterable[str]) -> int:
         groups = self._grouped(dict.fromkeys(map(_name, keys)))
-        return sum(self._ask(group[0], lambda client, group=group: meta.delete_all(client, group)) for group in groups)
+        return sum(self._ask(group[0], partial(meta.delete_all, names=group)) for group in groups)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         for client in list(self._open().clients.values()):
@@ -180,6 +181,10 @@ class MemcachedProvider:
                 if "too large" in str(error):
                     raise EncodeError(f"a value for {key!r} is larger than memcached's item size (-I)") from error
                 raise _unavailable(client, error) from error
+
+
+def _calling(method: str, *args: Any, **options: Any) -> Callable[[Any], Any]:
+    return lambda client: getattr(client, method)(*args, **options)
 
 
 def _addresses(servers: str | Sequence[str]) -> list[tuple[str, int]]:

@@ -161,8 +161,8 @@ class MemoryProvider:
         return len(self._cache)
 
     @property
-    def bytes(self) -> int:
-        """What the values and their keys count for now, dead ones included until they are freed."""
+    def size(self) -> int:
+        """Bytes: what the values and their keys count for now, dead ones included until they are freed."""
         return int(self._cache.currsize)
 
     def __repr__(self) -> str:

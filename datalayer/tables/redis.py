@@ -1,4 +1,4 @@
-"""``RedisProvider``: values in Redis or Valkey, alone, behind Sentinel, or in a Cluster, through redis-py's own client."""
+"""``RedisProvider``: values in Redis or Valkey, alone, behind Sentinel, or in a Cluster, through redis-py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RedisProvider:
     """A :class:`~datalayer.contracts.provider.Provider`, also Scannable, Expiring, Adding and Native. Thread-safe.
 
     ``url`` is ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://host:port,host:port/master/0`` or
-    ``redis+cluster://host:port,host:port``, or a redis-py client of yours, which ``close`` then leaves open. ``timeout``
+    ``redis+cluster://host:port,host:port``, or a redis-py client of yours, which ``close`` leaves open. ``timeout``
     in seconds bounds every wait; a command on a connection that had died in the pool is sent once more. What takes many
     keys costs one round trip, in a Cluster one for each server that has some of them, all at the same time. ``keys``
     and ``clear`` go through the whole database in pages of SCAN and never block the server.

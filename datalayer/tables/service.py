@@ -99,7 +99,7 @@ class Tables:
     def configure(
         self, provider: Provider, *, key_prefix: str = "", default_ttl: object = None, codec: str | Codec = "msgpack"
     ) -> None:
-        """Use this provider and these options from now on; a provider before it is replaced as by :meth:`swap_provider`.
+        """Use this provider and these options from now on; one before it goes as in :meth:`swap_provider`.
 
         Every key begins with ``key_prefix``, the table's name and a colon. ``default_ttl`` (seconds or ``"5m"``; None
         for no end) is the life of values that are set without one in tables without one. ``codec`` (``"msgpack"``,
@@ -113,8 +113,8 @@ class Tables:
     def swap_provider(self, provider: Provider, *, timeout: float | None = None) -> bool:
         """Send all calls from now on to another provider; those in flight end where they began.
 
-        The provider before is closed when its last call has returned: True if that was within ``timeout`` seconds (None:
-        without waiting; then True means at once). What it held is not copied. ConfigError before ``configure``.
+        The provider before is closed when its last call has returned: True if that was within ``timeout`` seconds (None
+        does not wait). What it held is not copied. ConfigError before ``configure``.
         """
         if self._slot is None:
             raise ConfigError("there is no provider to swap; call configure(provider) first")

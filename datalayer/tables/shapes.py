@@ -1,6 +1,6 @@
 """From a type to the plain values that a codec carries, and back, so that what comes out equals what went in.
 
-A *leaf* is what the codecs carry exactly by themselves (text, numbers, moments, lists and dicts of them ...) and goes as
+A *leaf* is what the codecs carry exactly by themselves (text, numbers, moments, lists and dicts of them) and goes as
 it is. Records (dataclasses, named tuples, structs, pydantic models) become dicts by field name, enum members their
 names, sets lists; the hints of a record's fields say where to expect which. What does not fit its hint is refused:
 it would come back as something else.
@@ -49,7 +49,8 @@ class Leaf(Shape):
     def plain(self, value: Any) -> Any:
         return value
 
-    value = plain
+    def value(self, plain: Any) -> Any:
+        return plain
 
 
 class _Fields(Shape):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from ..errors import ConfigError, UnavailableError
 from .abilities import with_abilities
@@ -45,7 +45,7 @@ class StoreProvider:
 
     def __new__(cls, store: Store, *_: Any, **__: Any) -> Self:
         able = tuple(mixin for ability, mixin in _MIXINS.items() if isinstance(store, ability))
-        return object.__new__(with_abilities(cls, *able))
+        return cast(Self, object.__new__(with_abilities(cls, able)))
 
     def __init__(self, store: Store, *, owned: bool = True) -> None:
         if not isinstance(store, Store):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
-A = TypeVar("A")
 
 _PAGE = 500
 _GIVEN: Any = object()
@@ -66,7 +65,8 @@ class Table(Generic[T]):
         """Keep the value if there is none; says whether that was so. ConfigError if the provider cannot in one step."""
         full, data, life = self._full(key), self._dump(key, value), self._life(ttl)
         with self._service.provider() as provider:
-            return self._able(provider, Adding, "add").add(full, data, life)
+            added: bool = self._able(provider, Adding, "add").add(full, data, life)
+            return added
 
     def delete(self, key: str) -> bool:
         """Forget the value; says whether there was one."""
@@ -84,7 +84,8 @@ class Table(Generic[T]):
         ConfigError if the provider cannot say.
         """
         with self._service.provider() as provider:
-            return self._able(provider, Expiring, "ttl").ttl(self._full(key))
+            left: float | None = self._able(provider, Expiring, "ttl").ttl(self._full(key))
+            return left
 
     # -- many ------------------------------------------------------------------------------------------------------
 
@@ -130,7 +131,8 @@ class Table(Generic[T]):
             found = self.keys(pattern)
             return sum(map(self.delete_many, iter(lambda: list(islice(found, _PAGE)), [])))
         with self._service.provider() as provider:
-            return self._able(provider, Scannable, "clear").clear(self._start())
+            count: int = self._able(provider, Scannable, "clear").clear(self._start())
+            return count
 
     def __repr__(self) -> str:
         return f"<Table {self.name} of {getattr(self._of, '__name__', self._of)}>"
@@ -154,7 +156,7 @@ class Table(Generic[T]):
             return self._ttl if self._ttl is not None else self._service.options.default_ttl
         return None if ttl is None else check_ttl(seconds(ttl, name="ttl"))
 
-    def _able(self, provider: Provider, ability: type[A], method: str) -> A:
+    def _able(self, provider: Provider, ability: Any, method: str) -> Any:
         if isinstance(provider, ability):
             return provider
         raise ConfigError(f"table {self.name}: {provider!r} has no {method}; it would need to be {ability.__name__}")

@@ -7,7 +7,7 @@ made has the methods of those abilities only, so that ``isinstance`` tells the t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ..contracts.provider import Adding, Expiring, Native, Provider, Scannable
 from .abilities import with_abilities
@@ -21,7 +21,7 @@ class Wrapper:
 
     def __new__(cls, inner: Provider, *_: Any, **__: Any) -> Self:
         able = tuple(mixin for ability, mixin in _MIXINS.items() if isinstance(inner, ability))
-        return object.__new__(with_abilities(cls, *able))
+        return cast(Self, object.__new__(with_abilities(cls, able)))
 
     def __init__(self, inner: Provider) -> None:
         self.inner = inner

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from kept import Kept
