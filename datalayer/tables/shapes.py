@@ -119,7 +119,13 @@ class _Items(Shape):
         return [self._item.plain(item) for item in value]
 
     def value(self, plain: Any) -> Any:
-        return self._cls([self._item.value(item) for item in plain])
+        return self._cls([self._item.value(item) for item in _listed(plain)])
+
+
+def _listed(plain: Any) -> list[Any]:
+    if type(plain) is not list:
+        raise DecodeError(f"found a {type(plain).__name__}, expected a list")
+    return plain
 
 
 class _Positions(Shape):
@@ -137,7 +143,7 @@ class _Positions(Shape):
         return [shape.plain(item) for shape, item in zip(self._items, value, strict=True)]
 
     def value(self, plain: Any) -> Any:
-        return tuple(shape.value(item) for shape, item in zip(self._items, plain, strict=True))
+        return tuple(shape.value(item) for shape, item in zip(self._items, _listed(plain), strict=True))
 
 
 class _Values(Shape):
