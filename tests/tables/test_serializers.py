@@ -227,7 +227,9 @@ def test_what_would_come_back_as_something_else_is_refused(of: Any, value: Any) 
         assert not table.exists("k")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"\xc1", b"[]", b"\x91\x80", b"\x91\x81\xa1z\x01", b"null", b"\x80\x04N."])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"\xc1", b"[]", b"\x91\x80", b"\x91\x81\xa1z\x01", b"null", b"\x80\x04N."]
+)
 @pytest.mark.parametrize("of", [User, Point, Struct, Validated, Player, int, Color, list[Address]])
 def test_bytes_of_something_else_are_a_decode_error_with_table_and_key(of: Any, data: bytes) -> None:
     provider = MemoryProvider()
