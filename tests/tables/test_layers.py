@@ -116,7 +116,7 @@ def test_a_fill_lives_no_longer_than_the_value_below_and_the_layer_allow() -> No
 
 def test_a_fill_takes_nothing_away_from_a_newer_value(three: tuple[Counted, Counted, Counted]) -> None:
     """Another process has written to the shared second layer while this one was reading the third."""
-    first, second, third = three
+    first, second, _ = three
 
     class Interrupted(Counted):
         def get(self, key: str) -> bytes | None:
