@@ -1,4 +1,4 @@
-"""``datalayer generate KIND NAME``: the first version of a model, repository, store, provider or benchmark, with its test.
+"""``datalayer generate KIND NAME``: the first version of a model, a store and the like, with its test.
 
 What is generated works and passes its test as it is; it is meant to be changed from there. The templates lie beside
 this module, one file each.

@@ -1,4 +1,4 @@
-"""Providers on servers: how many round trips a call costs, and what happens when the server goes away and comes back."""
+"""Providers on servers: how many round trips a call costs, and what happens when the server goes and comes back."""
 
 from __future__ import annotations
 
