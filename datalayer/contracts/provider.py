@@ -48,7 +48,7 @@ class Scannable(Protocol):
     """A provider that can say what it holds. ``prefix`` is taken literally, whatever characters it has.
 
     What is written or deleted while a scan runs may or may not be seen; what was there all the time is seen once.
-    Neither method blocks other users of a server, or keeps more than a page of keys in memory.
+    Neither method blocks other users of a server.
     """
 
     def keys(self, prefix: str = "") -> Iterator[str]:

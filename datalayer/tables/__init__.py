@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .bounded import Bounded
 from .compressed import Compressed
 from .default import close, configure, configure_from_env, native, swap_provider, table
-from .layers import Layer, Layers
+from .layers import Layers
+from .level import Layer
 from .measured import Measured
 from .memory import MemoryProvider
 from .serializers import Serializer, register_serializer

@@ -10,62 +10,24 @@ and its own memory does not hear of other processes' writes. Give upper layers a
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from ..contracts.observe import MetricsRecorder
-from ..contracts.provider import Adding, Expiring, Provider, Scannable
+from ..contracts.provider import Expiring, Provider, Scannable
 from ..errors import ConfigError, UnavailableError
 from ..observe.metrics import NullRecorder
 from .abilities import with_abilities
 from .checks import check_key, check_ttl, check_value
 from .flights import Flights
 from .forks import renew_after_fork
-from .store import Store, StoreProvider
+from .level import Layer, Level
+from .store import Store
 
 R = TypeVar("R")
 
 log = logging.getLogger("datalayer.tables")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One layer with options. ``ttl`` in seconds bounds the life of what this layer keeps, whatever a write says."""
-
-    name: str
-    provider: Provider | Store
-    ttl: float | None = None
-
-
-class _Level:
-    """One layer as ``Layers`` uses it."""
-
-    def __init__(self, layer: Layer | tuple[str, Provider | Store]) -> None:
-        layer = layer if isinstance(layer, Layer) else Layer(name=layer[0], provider=layer[1])
-        self.name, self.ttl = layer.name, check_ttl(layer.ttl)
-        self.provider = _provider(layer)
-        self._expiring = self.provider if isinstance(self.provider, Expiring) else None
-        self._adding = self.provider if isinstance(self.provider, Adding) else None
-
-    def life(self, ttl: float | None) -> float | None:
-        """What a value that has ``ttl`` seconds left gets here."""
-        return self.ttl if ttl is None else ttl if self.ttl is None else min(ttl, self.ttl)
-
-    def left(self, keys: Iterable[str]) -> dict[str, float]:
-        """How long values have left. A level that cannot say passes them on without an end."""
-        return dict.fromkeys(keys, math.inf) if self._expiring is None else self._expiring.ttl_many(keys)
-
-    def fill(self, items: Mapping[str, bytes], ttl: float | None) -> None:
-        """Keep values that a lower level has, but not in place of any that came here meanwhile."""
-        life = self.life(ttl)
-        if self._adding is None:
-            self.provider.set_many(items, life)
-        elif len(items) == 1:
-            self._adding.add(*next(iter(items.items())), life)
-        else:
-            self._adding.add_many(items, life)
 
 
 class Layers:
@@ -74,14 +36,14 @@ class Layers:
     Each layer is ``(name, provider)``, ``(name, store)`` or a :class:`Layer`. Also Scannable if all of them are, and
     Expiring if the lowest is. Thread-safe. ``close`` closes them all.
 
-    A layer above the lowest that cannot be reached counts as a miss for reads, with a line in the log and a count in
-    ``recorder``, which also hears of hits and misses by layer. A write that fails in one layer is tried in the others
-    all the same, the key is then deleted from the layers where it failed, and the first error is raised: readers find
-    the new value or the one before, and a layer that can neither be written nor cleared may keep the one before.
+    A layer above the lowest that cannot be reached counts as a miss for reads, with a line in the log at the first time
+    and a count in ``recorder``, which also hears of hits and misses by layer. A write that fails in one layer is tried
+    in the others all the same, the key is then deleted from the layers where it failed, and the first error is raised:
+    readers find the new value or the one before, and a layer that can neither be written nor cleared may keep that.
     """
 
     def __new__(cls, *layers: Any, **_: Any) -> Self:
-        levels = [_Level(layer) for layer in layers]
+        levels = [Level(layer) for layer in layers]
         scans = bool(levels) and all(isinstance(level.provider, Scannable) for level in levels)
         expires = bool(levels) and isinstance(levels[-1].provider, Expiring)
         made: Any = with_abilities(cls, (_Scans,) * scans + (_Expires,) * expires)
@@ -90,7 +52,7 @@ class Layers:
     def __init__(self, *layers: tuple[str, Provider | Store] | Layer, recorder: MetricsRecorder | None = None) -> None:
         if not layers:
             raise ConfigError('Layers has no layer; expected ("L1", provider), ("persistent", store), ...')
-        self._levels: Sequence[_Level] = tuple(map(_Level, layers))
+        self._levels: Sequence[Level] = tuple(map(Level, layers))
         self.names = tuple(level.name for level in self._levels)
         if len(set(self.names)) < len(self.names):
             raise ConfigError(f"two layers have one name: {', '.join(self.names)}")
@@ -119,7 +81,7 @@ class Layers:
                 return value
         return None
 
-    def _asked(self, level: _Level, key: str) -> bytes | None:
+    def _asked(self, level: Level, key: str) -> bytes | None:
         value = self._read(level, lambda: level.provider.get(key), None)
         (self._recorder.miss if value is None else self._recorder.hit)(level.name, "")
         return value
@@ -137,7 +99,7 @@ class Layers:
                 found |= here
         return found
 
-    def _asked_many(self, level: _Level, keys: list[str]) -> dict[str, bytes]:
+    def _asked_many(self, level: Level, keys: list[str]) -> dict[str, bytes]:
         here: dict[str, bytes] = self._read(level, lambda: level.provider.get_many(keys), {})
         self._recorder.hit(level.name, "", len(here))
         self._recorder.miss(level.name, "", len(keys) - len(here))
@@ -152,12 +114,12 @@ class Layers:
         """Fill what level ``number`` had into those above it."""
         if not number or not items:
             return
-        left: dict[str, float] = self._read(self._levels[number], lambda: self._levels[number].left(items), {})
-        for life, keys in _lives(left):
+        source, unknown = self._levels[number], list[tuple[float | None, list[str]]]()
+        for life, keys in source.tried(lambda: list(source.lives(items)), unknown, self._recorder.error):
             with self._flights.filling({key: tickets[key] for key in keys}) as valid:
                 some = {key: items[key] for key in valid}
                 for level in reversed(self._levels[:number] if some else ()):
-                    self._read(level, lambda level=level, some=some, life=life: level.fill(some, life), None)  # type: ignore[misc]
+                    level.tried(partial(level.fill, some, life), None, self._recorder.error)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -182,11 +144,11 @@ class Layers:
         picked = list(dict.fromkeys(map(check_key, keys)))
         return max(self._everywhere(picked, lambda level: level.provider.delete_many(picked)))
 
-    def _everywhere(self, keys: list[str] | None, write: Callable[[_Level], R]) -> list[R]:
+    def _everywhere(self, keys: list[str] | None, write: Callable[[Level], R]) -> list[R]:
         """Write to all levels from the lowest up, whatever happens in one of them; then raise its error."""
         self._open()
         results: list[R] = []
-        failed: list[tuple[_Level, Exception]] = []
+        failed: list[tuple[Level, Exception]] = []
         with self._flights.writing(keys):
             for level in reversed(self._levels):
                 try:
@@ -202,9 +164,12 @@ class Layers:
             raise failed[0][1]
         return results
 
-    def _forget(self, level: _Level, keys: list[str] | None) -> None:
+    def _forget(self, level: Level, keys: list[str] | None) -> None:
         if keys is not None and level is not self._lowest:
-            self._read(level, lambda: level.provider.delete_many(keys), 0)
+            try:
+                level.provider.delete_many(keys)
+            except Exception as error:
+                log.error("layer %s could be neither written nor cleared of %d keys: %s", level.name, len(keys), error)
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
@@ -233,15 +198,8 @@ class Layers:
         if self._closed:
             raise UnavailableError("these Layers are closed; make others")
 
-    def _read(self, level: _Level, call: Callable[[], R], otherwise: R) -> R:
-        try:
-            return call()
-        except UnavailableError as error:
-            if level is self._lowest:
-                raise
-            self._recorder.error(level.name, type(error).__name__)
-            log.warning("layer %s cannot be reached and is passed over: %s", level.name, error)
-            return otherwise
+    def _read(self, level: Level, call: Callable[[], R], otherwise: R) -> R:
+        return call() if level is self._lowest else level.tried(call, otherwise, self._recorder.error)
 
 
 class _Scans(Layers):
@@ -267,32 +225,11 @@ class _Expires(Layers):
 
     def ttl_many(self, keys: Iterable[str]) -> dict[str, float]:
         self._open()
-        return self._lowest.left(keys)
+        lowest: Any = self._lowest.provider
+        left: dict[str, float] = lowest.ttl_many(keys)
+        return left
 
 
 def _clear(provider: Any, prefix: str) -> int:
     count: int = provider.clear(prefix)
     return count
-
-
-def _provider(layer: Layer) -> Provider:
-    if not isinstance(layer.name, str) or not layer.name:
-        raise ConfigError(f"a layer's name is {layer.name!r}; expected a text such as 'L1'")
-    if isinstance(layer.provider, Provider):
-        return layer.provider
-    if isinstance(layer.provider, Store):
-        return StoreProvider(layer.provider)
-    raise ConfigError(f"layer {layer.name} is a {type(layer.provider).__name__}; expected a provider or a store")
-
-
-def _lives(left: Mapping[str, float]) -> Iterator[tuple[float | None, list[str]]]:
-    """Keys by what they have left, those of about the same together: each group by its shortest life, None for no end.
-
-    A value may leave a layer before its time, but never after it.
-    """
-    groups: dict[float, list[str]] = {}
-    for key, seconds in left.items():
-        if seconds > 0:
-            groups.setdefault(math.inf if seconds == math.inf else math.frexp(seconds)[1], []).append(key)
-    for size, keys in groups.items():
-        yield (None if size == math.inf else min(left[key] for key in keys)), keys

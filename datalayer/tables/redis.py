@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -42,8 +43,9 @@ class RedisProvider:
     ) -> None:
         self._owned = isinstance(url, str)
         self._shown = redact_url(url) if isinstance(url, str) else type(url).__name__
-        self._client: Any = _client_of(url, timeout, max_connections) if isinstance(url, str) else _taken(url)
         self._closed = False
+        with self._telling():  # a Cluster is asked for its map at once
+            self._client: Any = _client_of(url, timeout, max_connections) if isinstance(url, str) else _taken(url)
 
     @property
     def native(self) -> redis.Redis | RedisCluster:
@@ -142,9 +144,14 @@ class RedisProvider:
     def _answering(self) -> Iterator[Any]:
         if self._closed:
             raise UnavailableError("this RedisProvider is closed; make another one")
-        try:
+        with self._telling():
             yield self._client
-        except redis.RedisError as error:
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.RedisError, RedisClusterException) as error:
             what = f"{self._shown} failed a table's command ({type(error).__name__})"
             raise L2UnavailableError(f"{what}; the cause has its words") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -420,3 +421,24 @@ def test_a_mapping_of_many_is_one_call_to_each_layer(three: tuple[Counted, Count
     layers = Layers(("a", Batch()), ("b", Batch()))
     layers.set_many({str(number): b"x" for number in range(100)})
     assert len(calls) == 2
+
+
+def test_a_layer_that_is_down_is_left_alone_for_a_while_and_then_tried_again(
+    three: tuple[Counted, Counted, Counted], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("datalayer.tables.level.time", SimpleNamespace(monotonic=lambda: now[0]))
+    first, second, low = three
+    layers = Layers(Layer(name="L1", provider=first, pause=10), ("L2", second), ("low", low))
+    low.set("k", b"x")
+    first.down = True
+    for _ in range(5):
+        assert layers.get("k") == b"x"
+    assert first.calls == ["get"], "one timeout, not five"
+    assert caplog.text.count("cannot be reached") == 1
+    first.down = False
+    now[0] = 20
+    assert layers.get("k") == b"x"
+    assert layers.get("k") == b"x"
+    assert MemoryProvider.get(first, "k") == b"x", "it is filled again"
+    assert "answers again" in caplog.text

@@ -25,6 +25,7 @@ from datalayer.testing.servers import (
     ServersMissing,
     start_memcached,
     start_redis,
+    start_sentinel,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +177,29 @@ def test_clear_leaves_what_others_have_in_the_database(redis_url: str) -> None:
     assert provider.clear("a:") == 2000
     assert provider.native.dbsize() == 2
     provider.close()
+
+
+def test_a_cluster_that_is_away_says_so_when_the_provider_is_made() -> None:
+    with pytest.raises(L2UnavailableError):
+        RedisProvider(f"redis+cluster://{HOST}:1", timeout=0.2)
+
+
+def test_a_fail_over_of_sentinel_is_followed() -> None:
+    group = start_sentinel()
+    addresses = ",".join(f"{host}:{port}" for host, port in group.addresses)
+    provider = RedisProvider(f"redis+sentinel://{addresses}/{group.name}", timeout=0.5)
+    provider.set("k", b"x")
+    group.master.kill()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            provider.set("k", b"y")
+            break
+        except L2UnavailableError:
+            time.sleep(0.05)
+    assert provider.get("k") == b"y"
+    provider.close()
+    group.stop()
 
 
 # -- memcached -------------------------------------------------------------------------------------------------------
