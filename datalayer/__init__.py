@@ -24,6 +24,7 @@ from .query.page import Page
 from .repository import Repository
 from .session.session import Session
 from .session.snapshots import Snapshot
+from .tables.layers import Layers
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "Index",
     "L1Policy",
     "L2Policy",
+    "Layers",
     "Model",
     "Page",
     "Q",

@@ -1,8 +1,8 @@
 """Fixtures that every test may use: real servers, empty databases, a seeded random source, no threads left behind.
 
 The environment that steers them: DATALAYER_TEST_PG_URL, DATALAYER_TEST_REDIS_URL and DATALAYER_TEST_SERVICES (see
-datalayer.testing.servers.find), DATALAYER_TEST_REQUIRE (``postgres,redis``: absent servers end the run with exit code 3
-instead of skipping) and DATALAYER_TEST_SEED.
+datalayer.testing.servers.find), DATALAYER_TEST_MEMCACHED, DATALAYER_TEST_REQUIRE (``postgres,redis,memcached``: absent
+servers end the run with exit code 3 instead of skipping) and DATALAYER_TEST_SEED.
 """
 
 from __future__ import annotations
@@ -21,15 +21,23 @@ import redis
 from sqlalchemy.engine import make_url
 
 from datalayer.testing.servers import (
+    MemcachedServer,
     PostgresServer,
     RedisServer,
     ServerDead,
     ServersMissing,
+    find_memcached,
     find_postgres,
     find_redis,
 )
 
-_FINDERS: dict[str, Callable[[], PostgresServer | RedisServer]] = {"postgres": find_postgres, "redis": find_redis}
+Server = PostgresServer | RedisServer | MemcachedServer
+
+_FINDERS: dict[str, Callable[[], Server]] = {
+    "postgres": find_postgres,
+    "redis": find_redis,
+    "memcached": find_memcached,
+}
 _SERVERS = pytest.StashKey["Servers"]()
 _SEED = pytest.StashKey[str]()
 _THREAD_GRACE_SECONDS = 5.0
@@ -43,10 +51,10 @@ class Servers:
     """The servers of this run by kind: found once, in the controller when there are workers, stopped at its end."""
 
     def __init__(self) -> None:
-        self.found: dict[str, PostgresServer | RedisServer] = {}
+        self.found: dict[str, Server] = {}
         self.missing: dict[str, str] = {}
 
-    def get(self, kind: str) -> PostgresServer | RedisServer:
+    def get(self, kind: str) -> Server:
         """Return the server or skip the test with the list of sources tried."""
         self.search(kind)
         if kind in self.missing:
@@ -75,7 +83,7 @@ class Servers:
     @classmethod
     def from_controller(cls, sent: dict[str, dict[str, tuple[str, str]]]) -> Servers:
         servers = cls()
-        types = {"postgres": PostgresServer, "redis": RedisServer}
+        types = {"postgres": PostgresServer, "redis": RedisServer, "memcached": MemcachedServer}
         servers.found = {kind: types[kind](*how) for kind, how in sent["found"].items()}
         servers.missing = {kind: str(why) for kind, why in sent["missing"].items()}
         return servers
@@ -156,6 +164,14 @@ def redis_server(pytestconfig: pytest.Config) -> RedisServer:
     """The run's Redis or Valkey, shared by all tests and workers: do not stop it; faults need ``start_redis()``."""
     server = pytestconfig.stash[_SERVERS].get("redis")
     assert isinstance(server, RedisServer)
+    return server
+
+
+@pytest.fixture(scope="session")
+def memcached_server(pytestconfig: pytest.Config) -> MemcachedServer:
+    """The run's memcached, shared by all tests and workers: use keys of your own; faults need ``start_memcached()``."""
+    server = pytestconfig.stash[_SERVERS].get("memcached")
+    assert isinstance(server, MemcachedServer)
     return server
 
 

@@ -16,12 +16,13 @@ def from_env(environ: Mapping[str, str] = os.environ, prefix: str = "DATALAYER_"
 
     Numbers, durations and sizes are written as in code, flags as true/false, 1/0, yes/no, on/off,
     ``encryption_keys`` as ``k2:base64,k1:base64``, ``l2_mac_key`` in base64. Variables beginning with ``<prefix>TEST_``
-    belong to the test suite. ConfigError names the variable, never a secret; a misspelt one gets a suggestion.
+    belong to the test suite, ``<prefix>TABLES_`` to :mod:`datalayer.tables`. ConfigError names the variable, never a
+    secret; a misspelt one gets a suggestion.
     """
     options = {prefix + name.upper(): item for name, item in Settings.options().items()}
     values: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith(prefix) or variable.startswith(f"{prefix}TEST_"):
+        if not variable.startswith(prefix) or variable.startswith((f"{prefix}TEST_", f"{prefix}TABLES_")):
             continue
         if (found := options.get(variable)) is None:
             raise ConfigError(f"{variable}: no option has this name; {hint(variable, options)}")

@@ -111,7 +111,7 @@ class _Sentinel(_ByAddress):
     publish = "PUBLISH"
 
     def __init__(self, url: str, options: dict[str, Any], most: int) -> None:
-        addresses, credentials, path, query = _parts(url)
+        addresses, credentials, path, query = parts_of(url)
         name, _, number = path.partition("/")
         if not name:
             raise ConfigError("redis+sentinel:// needs the master's name: redis+sentinel://host:26379/mymaster/0")
@@ -139,7 +139,7 @@ class _Cluster(_ByAddress):
     database = 0
 
     def __init__(self, url: str, options: dict[str, Any], most: int) -> None:
-        addresses, credentials, _, _ = _parts(url)
+        addresses, credentials, _, _ = parts_of(url)
         super().__init__({**options, **credentials}, most)
         self._start = [ClusterNode(host, port) for host, port in addresses]
         self._client_options = {**credentials, "socket_timeout": 2.0, "socket_connect_timeout": 2.0}
@@ -176,7 +176,7 @@ class _Cluster(_ByAddress):
         self._slots, self._client = {}, None
 
 
-def _parts(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], str, dict[str, str]]:
+def parts_of(url: str) -> tuple[list[tuple[str, int]], dict[str, Any], str, dict[str, str]]:
     """Addresses, credentials, path and query of ``scheme://user:password@h1:p1,h2:p2/path?query``."""
     split = urlsplit(url)
     login, _, hosts = split.netloc.rpartition("@")
