@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ..contracts.clock import Clock
 from ..contracts.store import Store
 from .engines import Engines, StoreEngine
+from .file import FileStore
 from .memory import MemoryStore
 from .sql import SqlStore
 
@@ -17,7 +18,7 @@ def _sql(*, name: str, engine: sa.Engine, create: bool = True, clock: Clock | No
     return SqlStore(engine, table=name, create=create, clock=clock)
 
 
-ENGINES = Engines(StoreEngine("memory", MemoryStore), StoreEngine("sql", _sql))
+ENGINES = Engines(StoreEngine("memory", MemoryStore), StoreEngine("file", FileStore), StoreEngine("sql", _sql))
 
 
 def open_store(engine: str, name: str = "store", **options: Any) -> Store:

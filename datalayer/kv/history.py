@@ -17,7 +17,8 @@ H = TypeVar("H")
 
 
 class Record(NamedTuple, Generic[H]):
-    """One version of a key. ``deadline`` is in seconds of the engine's clock; ``live`` is False for a deletion."""
+    """One version of a key. ``live`` is False for a deletion. ``deadline`` is in seconds of the engine's clock: when
+    the value ends, or when the key was deleted."""
 
     number: int
     deadline: float
@@ -165,11 +166,11 @@ class History(Generic[H]):
         self._pins = +self._pins
         return list(self._pins)
 
-    def dead(self, now: float) -> list[bytes]:
-        """The keys that are deleted or expired, with nothing that a snapshot shows."""
+    def dead(self, by: float) -> list[bytes]:
+        """The keys that had been deleted or had expired by then, with nothing that a snapshot shows."""
         first = min(self._pinned(), default=self.last)
         ends = ((key, chain[-1]) for key, chain in self._chains.items())
-        return [key for key, last in ends if last.number <= first and not last.there(now)]
+        return [key for key, last in ends if last.number <= first and last.deadline <= by]
 
 
 def _walk(keys: list[bytes], start: int, prefix: bytes) -> Iterator[bytes]:

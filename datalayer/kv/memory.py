@@ -213,7 +213,7 @@ class MemoryStore:
         """Write all or nothing."""
         with self._lock:
             self._check_open()
-            deadlines = {key: deadline(write.ttl, self._now()) for key, write in writes.items()}
+            deadlines = {key: self._ends(write) for key, write in writes.items()}
             evicted = self._make_room(writes) if self._bounded else []
             for key, write in writes.items():
                 self._append(key, write, deadlines[key])
@@ -222,11 +222,15 @@ class MemoryStore:
         if evicted:
             self._events.tell("evict", evicted)
 
+    def _ends(self, write: Write) -> float:
+        """When the value ends, or that it was deleted now."""
+        return self._now() if write.value is None else deadline(write.ttl, self._now())
+
     def _append(self, key: bytes, write: Write, ends: float) -> None:
         live = write.value is not None
         held = _Held(write.value or b"", self._clock.now())
         known = bool(self._history.chain(key))
-        record = Record(self._history.next_number(), ends if live else FOREVER, live, held)
+        record = Record(self._history.next_number(), ends, live, held)
         dropped = self._history.add(key, record)
         self._bytes += len(held.value) + (0 if known else len(key)) - sum(len(r.held.value) for r in dropped)
         if self._evicting:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from datalayer.kv import MemoryStore, Overlay, SqlStore
+from datalayer.kv import FileStore, MemoryStore, Overlay, SqlStore
 from datalayer.testing.compliance import (
     DurableCompliance,
     ExpiringCompliance,
@@ -18,6 +18,7 @@ from datalayer.testing.compliance import (
     ScannableCompliance,
     SnapshotsCompliance,
     StoreCompliance,
+    StreamingCompliance,
     TransactionalCompliance,
     VersionedCompliance,
 )
@@ -56,3 +57,15 @@ class TestPostgres(Basics):
 class TestOverlay(Basics):
     def make_store(self, place: Path, clock: ManualClock) -> Overlay:
         return Overlay(MemoryStore(clock=clock))
+
+
+class TestFile(
+    Basics, VersionedCompliance, SnapshotsCompliance, StreamingCompliance, ObservableCompliance, DurableCompliance
+):
+    def make_store(self, place: Path, clock: ManualClock) -> FileStore:
+        return FileStore(place / "kv", clock=clock)
+
+
+class TestFileWithoutSyncing(Basics, DurableCompliance):
+    def make_store(self, place: Path, clock: ManualClock) -> FileStore:
+        return FileStore(place / "kv", clock=clock, sync=False)
