@@ -12,7 +12,7 @@ from ..config.units import refused
 from ..contracts.clock import Clock, SystemClock
 from ..contracts.store import Buffer, StoreEvent, Version
 from ..errors import NotFoundError, StoreError, UnavailableError
-from .checks import FOREVER, checked_key, checked_prefix, checked_value, deadline, shown
+from .checks import checked_key, checked_prefix, checked_value, deadline, shown
 from .events import Events
 from .history import History, Record
 from .overlay import OverlayTransaction, Reads, Seen, Stamps, Write
@@ -163,7 +163,7 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             reads.verify(self)
-            self._change(writes)
+            self._change({key: write for key, write in writes.items() if write.value is not None or self.stamp(key)})
         self._events.tell("commit", writes)
 
     def get_as_of(self, key: bytes, moment: int) -> bytes | None:

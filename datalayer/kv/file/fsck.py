@@ -18,7 +18,7 @@ from .volume import Volume, describe
 def fsck(path: str | os.PathLike[str], *, repair: bool = False, disk: Disk | None = None) -> Report:
     """Check every file of the store at ``path``; what it says of damage is in the report.
 
-    Without ``repair`` nothing is changed. With it, interrupted commits are finished, left-over temporary files removed
+    Without ``repair`` nothing is changed but the lock file. With it, interrupted commits are finished, left-over temporary files removed
     and damaged versions put into quarantine, so that the versions before them are served. NotFoundError if there is no
     store, StoreLockedError if it is open, StoreCorruptError if it cannot be recognised as a store.
     """
@@ -27,7 +27,10 @@ def fsck(path: str | os.PathLike[str], *, repair: bool = False, disk: Disk | Non
         raise NotFoundError(f"{volume.path} is not a store: it has no file FORMAT; give the folder of a FileStore")
     lock = lock_volume(volume)
     try:
-        volume.prepare()
+        if repair:
+            volume.prepare()
+        elif missing := volume.look():
+            return Report(volume.path, damages=[Damage(folder, "is missing") for folder in missing])
         return _Check(volume, repair).run()
     except OSError as error:
         raise StoreError(f"store {volume.path} could not be checked: {describe(error)}") from error

@@ -2,9 +2,9 @@
 
 So a store with a hundred thousand keys opens by listing its folders and reads no file. A name is
 ``<key>.<number>.v<deadline>`` or, for a deletion, ``<key>.<number>.d<moment>``, numbers in hexadecimal and times in
-microseconds since 1970 (0 for none). A key's small letters, digits, ``-`` and ``_`` stand for themselves, other bytes as
-``%`` and two digits, which is the same on file systems that confuse capitals. A key that would be too long is its hash
-after ``=`` and is read from the file.
+microseconds since 1970 (0 for none). A key's small letters, digits, ``-`` and ``_`` stand for themselves, other bytes
+as ``%`` and two digits, which is the same on file systems that confuse capitals. A key that would be too long is its
+hash after ``=`` and is read from the file.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ class Reader:
         self._buffer = b""
         self._at = 0
         self._ended = False
+        self._crc = 0
         self.head = self._read_head()
         self._total = 0
         self.done = False

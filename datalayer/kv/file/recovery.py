@@ -68,7 +68,7 @@ class Recovery:
         self._report.damages.append(damage)
         return damage
 
-    # -- commits -----------------------------------------------------------------------------------------------------
+    # -- commits -------------------------------------------------------------------------------------------------------
 
     def _finish_commits(self) -> None:
         for name in sorted(self._disk.list_dir(self._volume.at("intents"))):
@@ -108,7 +108,7 @@ class Recovery:
         for folder in ("tmp", "intents", "data", *(f"data/{shard}" for shard in self._volume.shards())):
             self._volume.sync_dir(self._volume.at(folder))
 
-    # -- versions ----------------------------------------------------------------------------------------------------
+    # -- versions ------------------------------------------------------------------------------------------------------
 
     def _list(self, shard: str) -> None:
         folder = f"data/{shard}"

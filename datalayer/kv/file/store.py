@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from heapq import merge
 from operator import index
-from typing import Any, BinaryIO, NamedTuple, SupportsIndex
+from typing import BinaryIO, NamedTuple, SupportsIndex, TypeVar
 
 from ...config.units import refused
 from ...contracts.clock import Clock, SystemClock
@@ -60,6 +60,8 @@ _COMPACT_AFTER = 1000
 
 _log = logging.getLogger("datalayer.kv")
 
+T = TypeVar("T")
+
 
 class _Staged(NamedTuple):
     """A version that is safe under a temporary name and has no number yet."""
@@ -73,8 +75,8 @@ class _Staged(NamedTuple):
 class FileStore:
     """A store in a folder of its own, for one process at a time. Thread-safe; reading takes no lock.
 
-    ``keep_versions`` states of each key are kept, the current one included; the history of a deleted or expired key goes
-    after ``keep_deleted`` seconds (see :meth:`compact`). ``damaged="raise"`` raises StoreCorruptError where
+    ``keep_versions`` states of each key are kept, the current one included; the history of a deleted or expired key
+    goes after ``keep_deleted`` seconds (see :meth:`compact`). ``damaged="raise"`` raises StoreCorruptError where
     ``"previous"`` serves the version before a damaged one. ``sync=False`` acknowledges without waiting for the medium.
 
     A write costs a new file and two syncs, which is what a disk takes for them. Opening lists the folder: about a second
@@ -116,7 +118,7 @@ class FileStore:
         self._lock_file, self.report = self._recover()
         self._open = True
 
-    # -- Store -------------------------------------------------------------------------------------------------------
+    # -- Store ---------------------------------------------------------------------------------------------------------
 
     def get(self, key: bytes, version: SupportsIndex | None = None) -> bytes | None:
         self._check_open()
@@ -143,10 +145,10 @@ class FileStore:
     def exists(self, key: bytes) -> bool:
         self._check_open()
         key = checked_key(key)
-        if self._history.current(key, self._now()) is not None:
-            return True
-        self._check_unmarked(key)
-        return False
+        found = self._history.current(key, self._now()) is not None
+        if not (found and self._serve_previous):
+            self._check_unmarked(key)
+        return found
 
     def close(self) -> None:
         with self._lock:
@@ -216,7 +218,7 @@ class FileStore:
         key = checked_key(key)
         return self._read_live(key, lambda: self._history.current(key, self._now()), self._open_stream)
 
-    # -- Transactional, Observable ---------------------------------------------------------------------------------------
+    # -- Transactional, Observable -------------------------------------------------------------------------------------
 
     def begin(self) -> OverlayTransaction:
         self._check_open()
@@ -225,7 +227,7 @@ class FileStore:
     def subscribe(self, listener: Callable[[StoreEvent], None]) -> Callable[[], None]:
         return self._events.subscribe(listener)
 
-    # -- what transactions and snapshots stand on ------------------------------------------------------------------------
+    # -- what transactions and snapshots stand on ----------------------------------------------------------------------
 
     def see(self, key: bytes) -> Seen:
         stamp = self.stamp(key)  # before the value: a write in between makes the stamp old, never the value
@@ -255,20 +257,25 @@ class FileStore:
         try:
             with self._translating("stage a commit"):
                 for key, write in writes.items():
-                    staged.append(
-                        self._stage(key, pieces_of(write.value or b""), write.ttl, live=write.value is not None)
-                    )
+                    pieces = pieces_of(write.value or b"")
+                    staged.append(self._stage(key, pieces, write.ttl, live=write.value is not None))
             with self._lock:
                 self._check_open()
                 reads.verify(self)
-                self._publish_all([one for one in staged if one.live or self.stamp(one.key)])
-        finally:
-            for one in staged:
-                self._discard_unless_unknown(one)
+                self._publish_all(self._without_idle_deletions(staged))
+        except BaseException:
+            if self._volume.failure is None:  # else the list of the commit may still need what it names
+                for one in staged:
+                    self._volume.discard(one.temp)
+            raise
         self._events.tell("commit", writes)
 
     def get_as_of(self, key: bytes, moment: int) -> bytes | None:
         self._check_open()
+        chain = [record for record in self._history.chain(key) if record.number <= moment]
+        mark = self._marks.get(names.stem(key)) if self._marks else None
+        if not chain and (mark is None or mark.number > moment):
+            return None
         return self._read_live(key, lambda: self._history.as_of(key, moment, self._now()), self._read)
 
     def known_keys(self, prefix: bytes) -> Iterator[bytes]:
@@ -338,14 +345,14 @@ class FileStore:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _read_live(
-        self, key: bytes, find: Callable[[], Record[None] | None], read: Callable[[bytes, Record[None]], Any]
-    ) -> Any:
+    def _read_live(self, key: bytes, find: Callable[[], Record[None] | None], read: Callable[..., T]) -> T | None:
         """What ``read`` makes of the version that ``find`` finds; of the next one that it finds, if that is damaged.
 
         A version that is gone when it is opened was pruned after it was found: its successor is there by now.
         """
         while (record := find()) is not None:
+            if not self._serve_previous:
+                self._check_unmarked(key)
             try:
                 return read(key, record)
             except FileNotFoundError:
@@ -353,8 +360,6 @@ class FileStore:
                     self._quarantine(key, record, "its file is gone")
             except StoreCorruptError as error:
                 self._quarantine(key, record, str(error))
-                if not self._serve_previous:
-                    raise
             except OSError as error:
                 raise self._error("read", error) from error
         self._check_unmarked(key)
@@ -441,8 +446,9 @@ class FileStore:
                 with self._lock:
                     self._check_open()
                     return self._publish(staged)
-            finally:
+            except BaseException:
                 self._volume.discard(staged.temp)
+                raise
 
     def _delete(self, key: bytes) -> int:
         return self._write(key, (), None, live=False)
@@ -514,10 +520,12 @@ class FileStore:
                 "disk and open it again: it will have all of the commit or nothing"
             ) from error
 
-    def _discard_unless_unknown(self, staged: _Staged) -> None:
-        # After a failure the list of a commit may still need what it names; the next opening sweeps.
-        if self._volume.failure is None:
-            self._volume.discard(staged.temp)
+    def _without_idle_deletions(self, staged: list[_Staged]) -> list[_Staged]:
+        """The versions but for deletions of what is not there."""
+        idle = [one for one in staged if not one.live and not self.stamp(one.key) and not self._is_marked(one.key)]
+        for one in idle:
+            self._volume.discard(one.temp)
+        return [one for one in staged if one not in idle]
 
     def _number(self, staged: _Staged) -> Record[None]:
         return Record(self._history.next_number(), staged.ends, staged.live, None)

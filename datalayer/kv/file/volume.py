@@ -48,7 +48,7 @@ class Volume:
     def at(self, *parts: str) -> str:
         return "/".join((self.path, *parts))
 
-    # -- making the folder -------------------------------------------------------------------------------------------
+    # -- making the folder ---------------------------------------------------------------------------------------------
 
     def make_root(self) -> None:
         """The folder itself, with those above it that are missing."""
@@ -79,7 +79,16 @@ class Volume:
     def sync_root(self) -> None:
         """The names in the store's folder, and its own."""
         self.sync_dir(self.path)
-        self.sync_dir(os.path.dirname(self.path) or ".")
+        with contextlib.suppress(PermissionError):  # then we cannot have made the folder either
+            self.disk.sync_dir(os.path.dirname(self.path) or ".")
+
+    def look(self) -> list[str]:
+        """As :meth:`prepare`, making nothing; returns the folders that are missing."""
+        self._check_format()
+        missing = [folder for folder in FOLDERS if not self.disk.exists(self.at(folder))]
+        if "data" not in missing:
+            self._shards = set(self.disk.list_dir(self.at("data")))
+        return missing
 
     def shards(self) -> list[str]:
         """The folders below ``data`` that there are."""
@@ -157,7 +166,7 @@ class Volume:
                 _log.warning("%s could not be removed: %s", path, describe(error))
         return count
 
-    # -- syncing and its failure -----------------------------------------------------------------------------------------
+    # -- syncing and its failure ---------------------------------------------------------------------------------------
 
     def sync(self, file: int) -> None:
         with self._failing():
