@@ -18,9 +18,9 @@ from .volume import Volume, describe
 def fsck(path: str | os.PathLike[str], *, repair: bool = False, disk: Disk | None = None) -> Report:
     """Check every file of the store at ``path``; what it says of damage is in the report.
 
-    Without ``repair`` nothing is changed but the lock file. With it, interrupted commits are finished, left-over temporary files removed
-    and damaged versions put into quarantine, so that the versions before them are served. NotFoundError if there is no
-    store, StoreLockedError if it is open, StoreCorruptError if it cannot be recognised as a store.
+    Without ``repair`` nothing is changed but the lock file. With it, interrupted commits are finished, left-over
+    temporary files removed and damaged versions put into quarantine, so that the versions before them are served.
+    NotFoundError if there is no store, StoreLockedError if it is open, StoreCorruptError if it cannot be recognised.
     """
     volume = Volume(os.path.abspath(path), disk or RealDisk(), lambda: None)
     if not volume.disk.exists(volume.at("FORMAT")):

@@ -40,15 +40,16 @@ class Found:
 class Recovery:
     """One opening of one volume, whose lock is held. With ``repair`` False nothing is changed."""
 
-    def __init__(self, volume: Volume, *, repair: bool = True) -> None:
+    def __init__(self, volume: Volume, *, repair: bool = True, new: bool = False) -> None:
         self._volume = volume
+        self._new = new
         self._disk = volume.disk
         self._repair = repair
         self.found = Found(Report(volume.path))
         self._report = self.found.report
 
     def run(self) -> Found:
-        if self._repair:
+        if self._repair and not self._new:
             self._sync_after_crash()
         self._finish_commits()
         self._sweep()

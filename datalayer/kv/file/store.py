@@ -79,8 +79,8 @@ class FileStore:
     goes after ``keep_deleted`` seconds (see :meth:`compact`). ``damaged="raise"`` raises StoreCorruptError where
     ``"previous"`` serves the version before a damaged one. ``sync=False`` acknowledges without waiting for the medium.
 
-    A write costs a new file and two syncs, which is what a disk takes for them. Opening lists the folder: about a second
-    for some hundred thousand files. ``report`` says what the opening found, and collects damage found since.
+    A write costs a new file and two syncs, which is what a disk takes for them. Opening lists the folder and reads no
+    file. ``report`` says what the opening found, and collects damage found since.
 
     Raises StoreLockedError if the store is open elsewhere, in this process too. A forked child must open its own after
     the parent closed its store; writing through the parent's is refused.
@@ -325,8 +325,8 @@ class FileStore:
             self._volume.make_root()
             lock = lock_volume(self._volume)
             try:
-                self._volume.prepare()
-                found = Recovery(self._volume).run()
+                new = self._volume.prepare()
+                found = Recovery(self._volume, new=new).run()
             except BaseException:
                 self._disk.unlock(lock)
                 raise
@@ -540,12 +540,12 @@ class FileStore:
             self.compact()
 
     def _remove_history(self, keys: list[bytes]) -> None:
-        """Remove all versions of dead keys: the newest last, and only when the others are gone for good, because it is
-        what says that the key is dead."""
+        """Remove all versions of dead keys: the newest last, and only when the others are gone for good, those too that
+        were pruned before, because it is what says that the key is dead."""
         chains = {key: self._history.chain(key) for key in keys}
         old = [(key, record) for key, chain in chains.items() for record in chain[:-1]]
         self._volume.remove_all(self._place(key, record) for key, record in old)
-        for shard in sorted({names.shard(key) for key, _ in old}):
+        for shard in sorted({names.shard(key) for key in keys}):
             self._volume.sync_dir(self._volume.at("data", shard))
         for key in keys:
             self._history.forget(key)

@@ -60,8 +60,8 @@ class Volume:
         for path in reversed(missing):
             self._make_dir(path)
 
-    def prepare(self) -> None:
-        """Make what is missing in the folder. StoreError for a folder that is something else."""
+    def prepare(self) -> bool:
+        """Make what is missing in the folder; says whether it is a new store. StoreError if it is something else."""
         names = set(self.disk.list_dir(self.path))
         if "FORMAT" in names:
             self._check_format()
@@ -75,6 +75,7 @@ class Volume:
         elif not names.issuperset(FOLDERS):
             self.sync_dir(self.path)
         self._shards = set(self.disk.list_dir(self.at("data")))
+        return "FORMAT" not in names
 
     def sync_root(self) -> None:
         """The names in the store's folder, and its own."""
@@ -119,6 +120,7 @@ class Volume:
             raise StoreCorruptError(f"{self.path} has data but no file FORMAT; put {FORMAT!r} there if it is a store")
 
     def _write_format(self) -> None:
+        self.remove_all(self.at("tmp", left) for left in self.disk.list_dir(self.at("tmp")))  # of an attempt cut short
         temp = self.write_temp([FORMAT])
         self.disk.rename(self.at("tmp", temp), self.at("FORMAT"))
         self.sync_dir(self.path)

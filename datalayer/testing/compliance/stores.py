@@ -429,8 +429,8 @@ class TransactionalCompliance(_Suite):
         for transaction in (committed, rolled_back):
             for call in (
                 transaction.commit,
-                lambda t=transaction: t.put(b"a", b"2"),
-                lambda t=transaction: t.get(b"a"),
+                partial(transaction.put, b"a", b"2"),
+                partial(transaction.get, b"a"),
             ):
                 with pytest.raises(TransactionFailed):
                     call()
