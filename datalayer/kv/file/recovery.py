@@ -105,8 +105,8 @@ class Recovery:
         if self._disk.exists(clean):
             self._disk.remove(clean)
             return
-        self._volume.sync_root()
-        for folder in ("tmp", "intents", "data", *(f"data/{shard}" for shard in self._volume.shards())):
+        self._volume.sync_dir(self._volume.path)
+        for folder in ("intents", "data", *(f"data/{shard}" for shard in self._volume.shards())):
             self._volume.sync_dir(self._volume.at(folder))
 
     # -- versions ------------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Volume:
         self._on_failure = on_failure
         self._numbers = itertools.count()
         self._shards: set[str] = set()
+        self._made: set[str] = set()
 
     def at(self, *parts: str) -> str:
         return "/".join((self.path, *parts))
@@ -52,13 +53,11 @@ class Volume:
 
     def make_root(self) -> None:
         """The folder itself, with those above it that are missing."""
-        missing = []
-        path = self.path
-        while path and not self.disk.exists(path):
-            missing.append(path)
-            path = os.path.dirname(path)
-        for path in reversed(missing):
-            self._make_dir(path)
+        for path in reversed([self.path, *_above(self.path)]):
+            if not self.disk.exists(path):
+                with contextlib.suppress(FileExistsError):
+                    self.disk.make_dir(path)
+                self._made.add(path)
 
     def prepare(self) -> bool:
         """Make what is missing in the folder; says whether it is a new store. StoreError if it is something else."""
@@ -67,6 +66,7 @@ class Volume:
             self._check_format()
         else:
             self._check_is_ours(names)
+            self._sync_above()
         for folder in FOLDERS:
             if folder not in names:
                 self.disk.make_dir(self.at(folder))
@@ -76,12 +76,6 @@ class Volume:
             self.sync_dir(self.path)
         self._shards = set(self.disk.list_dir(self.at("data")))
         return "FORMAT" not in names
-
-    def sync_root(self) -> None:
-        """The names in the store's folder, and its own."""
-        self.sync_dir(self.path)
-        with contextlib.suppress(PermissionError):  # then we cannot have made the folder either
-            self.disk.sync_dir(os.path.dirname(self.path) or ".")
 
     def look(self) -> list[str]:
         """As :meth:`prepare`, making nothing; returns the folders that are missing."""
@@ -98,13 +92,10 @@ class Volume:
     def make_shard(self, shard: str) -> None:
         """The folder below ``data``, safe before anything is put there."""
         if shard not in self._shards:
-            self._make_dir(self.at("data", shard))
+            with contextlib.suppress(FileExistsError):  # left by an attempt that failed before the sync
+                self.disk.make_dir(self.at("data", shard))
+            self.sync_dir(self.at("data"))
             self._shards.add(shard)
-
-    def _make_dir(self, path: str) -> None:
-        with contextlib.suppress(FileExistsError):  # left by an attempt that failed before the sync
-            self.disk.make_dir(path)
-        self.sync_dir(os.path.dirname(path) or ".")
 
     def _check_format(self) -> None:
         found = self.read(self.at("FORMAT"))
@@ -118,6 +109,18 @@ class Volume:
             raise StoreError(f"{self.path} is not a store: it has {strange[0]!r} in it; give an empty folder")
         if "data" in names and self.disk.list_dir(self.at("data")):
             raise StoreCorruptError(f"{self.path} has data but no file FORMAT; put {FORMAT!r} there if it is a store")
+
+    def _sync_above(self) -> None:
+        """Make the way to the folder safe: an attempt that was cut short may have made some of it. What cannot be
+        synced and was not made by us now is not ours to sync."""
+        below = self.path
+        for folder in _above(self.path):
+            try:
+                self.disk.sync_dir(folder)
+            except OSError:
+                if below in self._made:
+                    raise
+            below = folder
 
     def _write_format(self) -> None:
         self.remove_all(self.at("tmp", left) for left in self.disk.list_dir(self.at("tmp")))  # of an attempt cut short
@@ -199,6 +202,14 @@ class Volume:
         except OSError as error:
             self.fail(error)
             raise
+
+
+def _above(path: str) -> list[str]:
+    """The folders that the path lies in, the nearest first."""
+    above = []
+    while (folder := os.path.dirname(path)) != path:
+        above.append(path := folder)
+    return above
 
 
 def describe(error: OSError) -> str:
