@@ -94,7 +94,8 @@ class Recovery:
         """Remove what was being written. Commits are finished by now, so none of it is needed."""
         if self._repair:
             left = self._disk.list_dir(self._volume.at("tmp"))
-            self._report.swept = self._volume.remove_all(self._volume.at("tmp", name) for name in left)
+            stuck = self._volume.remove_all(self._volume.at("tmp", name) for name in left)
+            self._report.swept = len(left) - len(stuck)
 
     def _sync_after_crash(self) -> None:
         """A process that was killed may have renamed without syncing. What we show or build upon must be safe first.

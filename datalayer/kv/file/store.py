@@ -24,7 +24,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from heapq import merge
 from operator import index
@@ -112,6 +112,7 @@ class FileStore:
         self._pid = os.getpid()
         self._history: History[None] = History(keep_versions)
         self._marks: dict[str, Mark] = {}
+        self._stuck: dict[bytes, list[str]] = {}  # old versions whose removal failed
         self._deaths = 0
         self._open = False
         self._volume = Volume(os.path.abspath(path), self._disk, lambda: self._events.tell("read_only"))
@@ -534,22 +535,29 @@ class FileStore:
         """Show the versions to readers and remove what they push out."""
         for key, record in records:
             dropped = self._history.add(key, record)
-            self._volume.remove_all(self._place(key, old) for old in dropped)
+            self._remove_versions(key, dropped)
             self._deaths += not record.live or record.deadline < FOREVER
         if self._deaths > _COMPACT_AFTER:
             self.compact()
 
+    def _remove_versions(self, key: bytes, records: Sequence[Record[None]]) -> None:
+        if records or key in self._stuck:
+            paths = [*self._stuck.pop(key, ()), *(self._place(key, record) for record in records)]
+            if left := self._volume.remove_all(paths):
+                self._stuck[key] = left
+
     def _remove_history(self, keys: list[bytes]) -> None:
         """Remove all versions of dead keys: the newest last, and only when the others are gone for good, those too that
         were pruned before, because it is what says that the key is dead."""
-        chains = {key: self._history.chain(key) for key in keys}
-        old = [(key, record) for key, chain in chains.items() for record in chain[:-1]]
-        self._volume.remove_all(self._place(key, record) for key, record in old)
+        for key in keys:
+            self._remove_versions(key, self._history.trim(key))
         for shard in sorted({names.shard(key) for key in keys}):
             self._volume.sync_dir(self._volume.at("data", shard))
         for key in keys:
-            self._history.forget(key)
-        self._volume.remove_all(self._place(key, chain[-1]) for key, chain in chains.items())
+            if key not in self._stuck:
+                last = self._history.chain(key)
+                self._history.forget(key)
+                self._remove_versions(key, last)
 
     # -- damage --------------------------------------------------------------------------------------------------------
 

@@ -160,16 +160,18 @@ class Volume:
         finally:
             self.disk.close(file)
 
-    def remove_all(self, paths: Iterable[str]) -> int:
-        """Remove files that nobody needs; returns how many were. One that cannot be removed does no harm."""
-        count = 0
+    def remove_all(self, paths: Iterable[str]) -> list[str]:
+        """Remove files that nobody needs; returns those that could not be."""
+        left = []
         for path in paths:
             try:
                 self.disk.remove(path)
-                count += 1
+            except FileNotFoundError:
+                continue
             except OSError as error:
                 _log.warning("%s could not be removed: %s", path, describe(error))
-        return count
+                left.append(path)
+        return left
 
     # -- syncing and its failure ---------------------------------------------------------------------------------------
 

@@ -375,7 +375,7 @@ class VersionedCompliance(_Suite):
         store.put(b"k", b"v")
         version = store.versions(b"k")[0]
         store.close()
-        for call in (lambda: store.versions(b"k"), lambda: store.restore(b"k", version)):
+        for call in (partial(store.versions, b"k"), partial(store.restore, b"k", version)):
             with pytest.raises(UnavailableError):
                 call()
 
