@@ -11,15 +11,14 @@ import pytest
 from datalayer.kv.file.disk import RealDisk
 
 CHANGING = ("make_dir", "create", "write", "sync", "rename", "remove", "sync_dir")
-READING = ("list_dir", "size", "open", "read")
 
 
 class FailingDisk:
     """A disk whose n-th call of the given kinds fails, and all later ones too if ``forever``. ``calls`` counts them."""
 
-    def __init__(self, fail_at: int = -1, *, kinds: tuple[str, ...] = CHANGING, code: int = errno.EIO) -> None:
-        self._disk = RealDisk()
-        self.fail_at = fail_at
+    def __init__(self, disk: Any = None, *, kinds: tuple[str, ...] = CHANGING, code: int = errno.EIO) -> None:
+        self._disk = disk or RealDisk()
+        self.fail_at = -1
         self.kinds = kinds
         self.code = code
         self.forever = False
@@ -36,7 +35,7 @@ class FailingDisk:
             if self.calls == self.fail_at or (self.forever and self.failed):
                 self.failed = self.failed or name
                 if name == "write" and self.code == errno.ENOSPC:
-                    os.write(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])  # what still fitted
+                    method(arguments[0], arguments[1][: len(arguments[1]) // 2])  # what still fitted
                 raise OSError(self.code, os.strerror(self.code))
             return method(*arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -175,11 +176,10 @@ def test_a_stream_hands_out_no_byte_of_a_damaged_chunk(tmp_path: Path) -> None:
         stream = store.get_stream(b"k")
         assert stream is not None
         with stream:
-            read = b""
+            read = stream.read(2 << 20)
+            assert read == value[: 2 << 20]
             with pytest.raises(StoreCorruptError):
-                while piece := stream.read(100_000):
-                    read += piece
-        assert value.startswith(read)
+                stream.read(1)
         assert len(store.report.damages) == 1
 
 
@@ -283,13 +283,13 @@ def workload(store: FileStore, model: dict[bytes, bytes], pending: list[dict[byt
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("forever", [False, True])
-def test_an_error_at_any_call_loses_nothing(tmp_path: Path, failing_disk: Any, code: int, forever: bool) -> None:
+def test_an_error_at_any_call_loses_nothing(failing_disk: Any, code: int, forever: bool) -> None:
     failed_kinds = set()
     for number in range(1, 200):
-        path = tmp_path / str(number)
-        FileStore(path).close()
-        disk = failing_disk(code=code)
-        store = FileStore(path, disk=disk, keep_versions=1, keep_deleted=0)
+        memory = PowerCutDisk()
+        FileStore("/kv", disk=memory).close()
+        disk = failing_disk(memory, code=code)
+        store = FileStore("/kv", disk=disk, keep_versions=1, keep_deleted=0)
         model: dict[bytes, bytes] = {}
         pending: list[dict[bytes, bytes]] = []
         disk.calls, disk.fail_at, disk.forever = 0, number, forever
@@ -310,12 +310,12 @@ def test_an_error_at_any_call_loses_nothing(tmp_path: Path, failing_disk: Any, c
                 store.put(b"z", b"1")
         disk.fail_at, disk.forever = -1, False
         store.close()
-        with closing(FileStore(path, keep_versions=1)) as again:
+        assert not memory.handles, where
+        with closing(FileStore("/kv", disk=memory, keep_versions=1)) as again:
             assert content(again) in [model, *pending], where
             assert again.report.ok, where
             again.put(b"z", b"1")
             assert again.get(b"z") == b"1"
-        shutil.rmtree(path)
     assert failed_kinds >= {"create", "write", "sync", "rename", "sync_dir", "remove"}
 
 
@@ -401,13 +401,13 @@ def fill(path: Path, ballast: Path) -> None:
     model: dict[bytes, bytes] = {}
     with closing(FileStore(path, keep_versions=1)) as store:
         with pytest.raises(StoreError, match="ENOSPC"):
-            for i in range(1000):
-                store.put(b"%d" % i, b"%d" % i * 2000)
-                model[b"%d" % i] = b"%d" % i * 2000
+            put_without_end(store, model)
         assert content(store) == model
-        with pytest.raises(StoreError, match="ENOSPC"), store.begin() as transaction:
-            transaction.put(b"0", b"x" * 10_000)
-            transaction.put(b"large", b"x" * 300_000)
+        transaction = store.begin()
+        transaction.put(b"0", b"x" * 10_000)
+        transaction.put(b"large", b"x" * 300_000)
+        with pytest.raises(StoreError, match="ENOSPC"):
+            transaction.commit()
         assert content(store) == model
         assert not store.read_only
     with closing(FileStore(path, keep_versions=1)) as store:
@@ -416,6 +416,12 @@ def fill(path: Path, ballast: Path) -> None:
         store.put(b"more", b"there is room again")
         assert content(store) == {**model, b"more": b"there is room again"}
     assert fsck(path).ok
+
+
+def put_without_end(store: FileStore, model: dict[bytes, bytes]) -> None:
+    for i in itertools.count():
+        store.put(b"%d" % i, b"%d" % i * 2000)
+        model[b"%d" % i] = b"%d" % i * 2000
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
