@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -253,7 +254,9 @@ class OverlayMachine(TransactionMachine):
         return self.model.get(key)
 
 
-SHORT = settings(max_examples=40, stateful_step_count=25, deadline=None)
+SHORT = settings(
+    max_examples=2000 if os.environ.get("DATALAYER_TEST_LONG") else 120, stateful_step_count=30, deadline=None
+)
 
 TestVersionsInMemory = VersionMachine.TestCase
 TestVersionsInMemory.settings = SHORT

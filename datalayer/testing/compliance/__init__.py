@@ -10,17 +10,15 @@ A test of a new engine is three lines for pytest::
 from __future__ import annotations
 
 from .clock import ManualClock
-from .stores import (
-    DurableCompliance,
-    ExpiringCompliance,
-    ObservableCompliance,
-    ScannableCompliance,
-    SnapshotsCompliance,
-    StoreCompliance,
-    StreamingCompliance,
-    TransactionalCompliance,
-    VersionedCompliance,
-)
+from .durable import DurableCompliance
+from .expiring import ExpiringCompliance
+from .observable import ObservableCompliance
+from .scannable import ScannableCompliance
+from .snapshots import SnapshotsCompliance
+from .store import StoreCompliance
+from .streaming import StreamingCompliance
+from .transactional import TransactionalCompliance
+from .versioned import VersionedCompliance
 
 __all__ = [
     "DurableCompliance",
