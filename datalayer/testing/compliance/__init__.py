@@ -1,4 +1,36 @@
-"""What an implementation of a contract must do, as tests that anybody can subclass; one module a contract.
+"""Suites that check an implementation against its contract, one module a contract. They know the contracts only.
 
-A suite sees the contract only. To test an implementation, subclass the suite in a test module and say how one is made.
+A test of a new engine is three lines for pytest::
+
+    class TestMyStore(StoreCompliance, ExpiringCompliance):
+        def make_store(self, place, clock):
+            return MyStore(place / "my.db", clock=clock)
 """
+
+from __future__ import annotations
+
+from .clock import ManualClock
+from .durable import DurableCompliance
+from .expiring import ExpiringCompliance
+from .observable import ObservableCompliance
+from .provider import ProviderCompliance
+from .scannable import ScannableCompliance
+from .snapshots import SnapshotsCompliance
+from .store import StoreCompliance
+from .streaming import StreamingCompliance
+from .transactional import TransactionalCompliance
+from .versioned import VersionedCompliance
+
+__all__ = [
+    "DurableCompliance",
+    "ExpiringCompliance",
+    "ManualClock",
+    "ObservableCompliance",
+    "ProviderCompliance",
+    "ScannableCompliance",
+    "SnapshotsCompliance",
+    "StoreCompliance",
+    "StreamingCompliance",
+    "TransactionalCompliance",
+    "VersionedCompliance",
+]

@@ -1,0 +1,277 @@
+"""A store in one table of a database that is there anyway.
+
+Each write gives its row a random stamp, which is what transactions compare. A commit keeps other writers out while it
+compares and writes: by a lock of the table on PostgreSQL, by the lock of the file on SQLite, and by SERIALIZABLE
+elsewhere. Everything else is one statement.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from ..contracts.clock import Clock, SystemClock
+from ..contracts.store import MAX_KEY_BYTES, Buffer, StoreEvent
+from ..errors import ConflictError, StoreError, TransactionOutcomeUnknown, UnavailableError
+from ..tiers.upsert import upsert
+from .checks import FOREVER, checked_key, checked_prefix, checked_value, deadline
+from .events import Events
+from .overlay import OverlayTransaction, Reads, Seen, Stamps, Write
+
+_UPSERTING = ("postgresql", "sqlite")
+_PAGE = 500
+_SERIALIZATION_FAILURE = "40001"
+
+
+def store_table(name: str, metadata: sa.MetaData) -> sa.Table:
+    """The table of a store: ``key``, ``value``, ``ends_at`` (seconds since 1970, or NULL) and ``stamp``."""
+    small = mysql.VARBINARY(MAX_KEY_BYTES)
+    large = mysql.LONGBLOB()
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("key", sa.LargeBinary().with_variant(small, "mysql", "mariadb"), primary_key=True),
+        sa.Column("value", sa.LargeBinary().with_variant(large, "mysql", "mariadb"), nullable=False),
+        sa.Column("ends_at", sa.Double()),
+        sa.Column("stamp", sa.BigInteger(), nullable=False),
+    )
+
+
+class SqlStore:
+    """A store in a table of any SQLAlchemy engine. Thread-safe as far as the engine is.
+
+    The table is made if it is absent, unless ``create`` is False. ``close`` leaves the engine alone: its owner disposes
+    of it. Deadlines are compared with the clock of this process, so machines that share a table need clocks that agree.
+    An SQLite database in memory is one database a thread with SQLAlchemy's defaults; give it a file.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        table: str = "datalayer_kv",
+        create: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = table
+        self._engine = engine
+        self._clock: Clock = clock or SystemClock()
+        self._table = store_table(table, sa.MetaData())
+        self._columns = self._table.c
+        self._events = Events(table)
+        self._open = True
+        if create:
+            with self._connection() as connection:
+                self._table.create(connection, checkfirst=True)
+
+    # -- Store, Scannable, Expiring ------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        row = self._row(checked_key(key), self._columns.value)
+        return None if row is None else bytes(row.value)
+
+    def put(self, key: bytes, value: Buffer, ttl: float | None = None) -> None:
+        key, write = checked_key(key), Write(checked_value(value), ttl)
+        with self._connection() as connection:
+            self._write(connection, key, write, deadline(ttl, self._now()))
+        self._events.tell("put", (key,))
+
+    def delete(self, key: bytes) -> bool:
+        key, ends_at = checked_key(key), self._columns.ends_at
+        now = self._now()
+        with self._connection() as connection:
+            # An expired row is swept here, but was absent already.
+            swept = sa.delete(self._table).where(self._columns.key == key, ends_at <= now)
+            found = connection.execute(sa.delete(self._table).where(self._columns.key == key, self._there(now)))
+            if not found.rowcount:
+                connection.execute(swept)
+        if found.rowcount:
+            self._events.tell("delete", (key,))
+        return bool(found.rowcount)
+
+    def exists(self, key: bytes) -> bool:
+        return self._row(checked_key(key), sa.literal(1)) is not None
+
+    def ttl(self, key: bytes) -> float | None:
+        row = self._row(checked_key(key), self._columns.ends_at)
+        if row is None:
+            return None
+        return FOREVER if row.ends_at is None else float(row.ends_at) - self._now()
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        self._check_open()
+        pages = self._pages(checked_prefix(prefix), self._columns.value)
+        return ((bytes(row.key), bytes(row.value)) for row in pages)
+
+    def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
+        self._check_open()
+        return (bytes(row.key) for row in self._pages(checked_prefix(prefix)))
+
+    def close(self) -> None:
+        was_open, self._open = self._open, False
+        if was_open:
+            self._events.tell("close")
+
+    def subscribe(self, listener: Callable[[StoreEvent], None]) -> Callable[[], None]:
+        return self._events.subscribe(listener)
+
+    def compact(self) -> int:
+        """Delete the rows that have expired; returns how many."""
+        with self._connection() as connection:
+            ended = self._columns.ends_at <= self._now()
+            return connection.execute(sa.delete(self._table).where(ended)).rowcount
+
+    # -- transactions --------------------------------------------------------------------------------------------------
+
+    def begin(self) -> OverlayTransaction:
+        self._check_open()
+        return OverlayTransaction(self)
+
+    def see(self, key: bytes) -> Seen:
+        row = self._row(key, self._columns.stamp, self._columns.value)
+        return Seen(None, None) if row is None else Seen(row.stamp, bytes(row.value))
+
+    def see_all(self, prefix: bytes) -> list[tuple[bytes, Seen]]:
+        self._check_open()
+        rows = self._pages(prefix, self._columns.stamp, self._columns.value)
+        return [(bytes(row.key), Seen(row.stamp, bytes(row.value))) for row in rows]
+
+    def commit(self, reads: Reads, writes: Mapping[bytes, Write]) -> None:
+        now = self._now()
+        deadlines = {key: deadline(write.ttl, now) for key, write in writes.items()}
+        with self._connection(commit=True) as connection:
+            self._keep_others_out(connection)
+            reads.verify(_Locked(self, connection))
+            for key in sorted(writes):
+                self._write(connection, key, writes[key], deadlines[key])
+        self._events.tell("commit", writes)
+
+    def __repr__(self) -> str:
+        return f"<SqlStore {self.name!r} on {self._engine.dialect.name}, {'open' if self._open else 'closed'}>"
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connection(self, *, commit: bool = False) -> Iterator[sa.Connection]:
+        """A connection in a transaction; the driver's errors become ours."""
+        self._check_open()
+        committing = False
+        try:
+            with self._engine.connect() as connection:
+                if commit and self._engine.dialect.name not in _UPSERTING:
+                    connection = connection.execution_options(isolation_level="SERIALIZABLE")
+                yield connection
+                committing = True
+                connection.commit()
+        except SQLAlchemyError as error:
+            raise self._translated(error, committing) from error
+
+    def _translated(self, error: SQLAlchemyError, committing: bool) -> Exception:
+        cause = getattr(error, "orig", None)
+        if getattr(cause, "sqlstate", None) == _SERIALIZATION_FAILURE:
+            return ConflictError(f"table {self.name!r} was changed by somebody else; run the transaction again")
+        if committing and isinstance(error, DBAPIError) and error.connection_invalidated:
+            return TransactionOutcomeUnknown(f"the connection was lost while table {self.name!r} was committed")
+        return StoreError(
+            f"table {self.name!r} of a {self._engine.dialect.name} database failed: {type(error).__name__}"
+        )
+
+    def _row(self, key: bytes, *columns: Any) -> Any:
+        with self._connection() as connection:
+            return self._look(connection, key, *columns)
+
+    def _look(self, connection: sa.Connection, key: bytes, *columns: Any) -> Any:
+        statement = sa.select(*columns).where(self._columns.key == key, self._there(self._now()))
+        return connection.execute(statement).first()
+
+    def _pages(self, prefix: bytes, *columns: Any) -> Iterator[Any]:
+        """The rows under a prefix, a page at a time, so that no connection is held while the caller works."""
+        after: bytes | None = None
+        while True:
+            with self._connection() as connection:
+                rows = connection.execute(self._page(prefix, after, columns)).all()
+            yield from rows
+            if len(rows) < _PAGE:
+                return
+            after = bytes(rows[-1].key)
+
+    def _page(self, prefix: bytes, after: bytes | None, columns: tuple[Any, ...]) -> Any:
+        key = self._columns.key
+        statement = sa.select(key, *columns).where(self._there(self._now())).order_by(key).limit(_PAGE)
+        if prefix:
+            statement = statement.where(key >= prefix)
+        if end := _end(prefix):
+            statement = statement.where(key < end)
+        return statement if after is None else statement.where(key > after)
+
+    def _there(self, now: float) -> Any:
+        return sa.or_(self._columns.ends_at.is_(None), self._columns.ends_at > now)
+
+    def _write(self, connection: sa.Connection, key: bytes, write: Write, ends_at: float) -> None:
+        if write.value is None:
+            connection.execute(sa.delete(self._table).where(self._columns.key == key))
+            return
+        values = {
+            "key": key,
+            "value": write.value,
+            "ends_at": None if ends_at == FOREVER else ends_at,
+            "stamp": secrets.randbits(63),
+        }
+        if self._engine.dialect.name in _UPSERTING:
+            connection.execute(upsert(self._engine.dialect.name, self._table, values, once=()))
+        else:
+            self._update_or_insert(connection, values)
+
+    def _update_or_insert(self, connection: sa.Connection, values: dict[str, Any]) -> None:
+        """What an upsert does, for databases whose upsert we do not know. The new stamp makes every update a change."""
+        update = sa.update(self._table).where(self._columns.key == values["key"]).values(values)
+        if connection.execute(update).rowcount:
+            return
+        try:
+            with connection.begin_nested():
+                connection.execute(sa.insert(self._table).values(values))
+        except IntegrityError:  # somebody inserted it in between
+            connection.execute(update)
+
+    def _keep_others_out(self, connection: sa.Connection) -> None:
+        if self._engine.dialect.name == "postgresql":
+            quoted = connection.dialect.identifier_preparer.format_table(self._table)
+            connection.execute(sa.text(f"LOCK TABLE {quoted} IN SHARE ROW EXCLUSIVE MODE"))
+        elif self._engine.dialect.name == "sqlite":
+            # A statement that writes takes the file's lock before it looks, whatever the driver's idea of BEGIN is.
+            connection.execute(sa.update(self._table).where(sa.false()).values(stamp=0))
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise UnavailableError(f"store {self.name!r} is closed; open another one")
+
+
+class _Locked:
+    """The store as a commit sees it, through the connection that holds the lock."""
+
+    def __init__(self, store: SqlStore, connection: sa.Connection) -> None:
+        self._store = store
+        self._connection = connection
+
+    def stamp(self, key: bytes) -> int | None:
+        row = self._store._look(self._connection, key, self._store._columns.stamp)
+        return None if row is None else int(row.stamp)
+
+    def stamps(self, prefix: bytes) -> Stamps:
+        statement = self._store._page(prefix, None, (self._store._columns.stamp,)).limit(None)
+        return tuple((bytes(row.key), row.stamp) for row in self._connection.execute(statement))
+
+
+def _end(prefix: bytes) -> bytes:
+    """The first key after all that begin with the prefix; empty if there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
