@@ -196,13 +196,21 @@ class DataLayer:
 
     # -- schema ----------------------------------------------------------------------------------------------------
 
-    def migrate(self) -> MigrationReport:
-        """Create what the models have and the database lacks. Idempotent, safe in every process at start-up."""
+    def migrate(self, **options: Any) -> MigrationReport:
+        """Add what the models have and the database lacks. Idempotent, safe in every process at start-up.
+
+        Additive only: what would drop, rename or narrow is in ``report.refused``, with the steps that do it safely.
+        ``options`` are the fields of :class:`~datalayer.migrate.options.MigrateOptions`. Raises MigrationLockedError
+        if another process migrates for too long, MigrationError if a step fails; the steps before it stay.
+        """
+        from .migrate.options import MigrateOptions
         from .migrate.runner import create_missing  # Alembic is only loaded by processes that migrate
 
         parts = self._open()
-        report = create_missing(parts.engine, parts.registry.metadata)
+        report = create_missing(parts.engine, parts.registry.metadata, MigrateOptions.of(options))
         parts.caches.forget_catalog()
+        if report.rewritten:
+            parts.coherence.forget(WriteSet(tables=set(report.rewritten)))
         return report
 
     def explain(self, model: type[Any]) -> str:

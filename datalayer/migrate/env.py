@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..models.base import UTCDateTime
-from .plan import OWN_TABLES
+from .steps import is_own
 
 _DEFAULT_URL = "sqlite:///datalayer.db"
 
@@ -41,7 +41,7 @@ def _url(context: Any) -> str:
 
 
 def _ours(_item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
-    return not (kind == "table" and name in OWN_TABLES)
+    return not (kind == "table" and is_own(name or ""))
 
 
 def _rendered(kind: str, item: Any, context: Any) -> str | bool:
