@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,13 @@ from .facts import Facts
 from .names import full
 from .scope import managed
 from .types import differ
+
+# Circles of foreign keys are untied by the planner, indexes on expressions and unproven CHECKs compared by name.
+_HANDLED = (
+    "Cannot correctly sort tables",
+    "Skipped unsupported reflection of expression-based index",
+    "Can't validate argument 'dialect_options'",
+)
 
 IncludeObject = Callable[[Any, str | None, str, bool, Any], bool]
 
@@ -31,7 +39,10 @@ def compare(
         "compare_server_default": False,
     }
     context = MigrationContext.configure(connection, opts=options)
-    script = produce_migrations(context, list(metadatas))  # type: ignore[arg-type]  # alembic takes several, too
+    with warnings.catch_warnings():
+        for expected in _HANDLED:
+            warnings.filterwarnings("ignore", message=expected, category=sa.exc.SAWarning)
+        script = produce_migrations(context, list(metadatas))  # type: ignore[arg-type]  # alembic takes several, too
     assert script.upgrade_ops is not None
     return list(flat(script.upgrade_ops.ops))
 

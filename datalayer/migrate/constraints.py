@@ -111,7 +111,8 @@ def missing_checks(scope: Scope, table: sa.Table, inlined: set[str]) -> Judged:
 
 
 def _checks(table: sa.Table) -> list[sa.CheckConstraint]:
-    return [item for item in table.constraints if isinstance(item, sa.CheckConstraint)]
+    of_columns = [item for column in table.columns for item in column.constraints]
+    return [item for item in [*table.constraints, *of_columns] if isinstance(item, sa.CheckConstraint)]
 
 
 def checks_of(scope: Scope, table: sa.Table, column: str) -> dict[str, str]:
@@ -119,7 +120,8 @@ def checks_of(scope: Scope, table: sa.Table, column: str) -> dict[str, str]:
     found = {}
     for check in _checks(table):
         name = scope.names.constraint(check)
-        if name is not None and [c.name for c in check.columns] == [column]:
+        alone = check in table.columns[column].constraints or [c.name for c in check.columns] == [column]
+        if name is not None and alone:
             found[name] = scope.expression(check.sqltext)
     return found
 
@@ -161,7 +163,7 @@ def unproven(scope: Scope) -> list[Step]:
 
 def _promised(scope: Scope, table: sa.Table) -> list[str]:
     names = []
-    for item in table.constraints:
+    for item in [*table.foreign_key_constraints, *_checks(table)]:
         if _declared_unproven(item):
             continue
         name = scope.names.constraint(item)
