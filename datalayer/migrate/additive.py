@@ -7,6 +7,7 @@ Each of Alembic's operations becomes steps or a refusal. The database's own cata
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -113,7 +114,7 @@ class _Planner:
 
     def judge(self) -> Iterator[Step | Refusal]:
         for operation in self._operations:
-            yield from self._one(operation)
+            yield from _undoable(self._one(operation), operation)
 
     def _one(self, operation: Any) -> Judged:
         if isinstance(operation, _COMMENTS) or id(operation) in self._inline.done:
@@ -145,7 +146,14 @@ class _Planner:
         return [key for key in keys if key.referred_table.fullname not in there]
 
     def _add_column(self, operation: ops.AddColumnOp) -> Judged:
-        return add_column(self._scope, operation, self._inline.text(operation))
+        judged = add_column(self._scope, operation, self._inline.text(operation))
+        checks = self._inline.checks.get((full(operation.table_name, operation.schema), operation.column.name), [])
+        if not checks:
+            return judged
+        # To drop the column, SQLite's table is copied without it, and so without what was said about it.
+        undone = [ops.DropConstraintOp(name, operation.table_name, "check") for name in checks]
+        undo = ops.ModifyTableOps(operation.table_name, [*undone, operation.reverse()])
+        return [replace(item, undo=undo) if isinstance(item, Step) else item for item in judged]
 
     def _drop_table(self, operation: ops.DropTableOp) -> Judged:
         return [rules.drop_table(*self._scope.table_of(operation))]
@@ -179,6 +187,16 @@ class _Planner:
     )
 
 
+def _undoable(judged: Judged, operation: Any) -> Judged:
+    """Alembic's own reversal on the first step that an operation has become."""
+    steps = [position for position, item in enumerate(judged) if isinstance(item, Step)]
+    if steps and hasattr(operation, "reverse"):
+        first = judged[steps[0]]
+        assert isinstance(first, Step)
+        judged[steps[0]] = replace(first, undo=first.undo or operation.reverse())
+    return judged
+
+
 def _named(operation: Any) -> tuple[str, str]:
     table = getattr(operation, "table_name", None) or getattr(operation, "source_table", "?")
     return str(table), type(operation).__name__
@@ -208,6 +226,7 @@ class _Inline:
 
     def __init__(self) -> None:
         self.done: set[int] = set()
+        self.checks: dict[tuple[str, str], list[str]] = {}
         self._texts: dict[tuple[str, str], str] = {}
 
     def add(self, table: str, column: str, text: str) -> None:
@@ -233,6 +252,7 @@ def _inline_keys(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> _I
     for table, column_name in added:
         for name, text in checks_of(scope, scope.tables[table], column_name).items():
             inline.add(table, column_name, f" CONSTRAINT {scope.quoted(name)} CHECK ({text})")
+            inline.checks.setdefault((table, column_name), []).append(name)
     return inline
 
 

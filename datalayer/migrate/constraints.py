@@ -49,7 +49,7 @@ def create_unique(scope: Scope, operation: ops.CreateUniqueConstraintOp) -> Judg
     options = {key: value for key, value in operation.kw.items() if key.startswith("postgresql_")}
     index = ops.CreateIndexOp(name, operation.table_name, columns, schema=operation.schema, unique=True, **options)
     if not scope.postgres:
-        return [Step(f"create unique index {name} on {table}", index)]
+        return [Step(f"create unique index {name} on {table}", index, undo=index.reverse())]
     if table in scope.facts.partitioned:
         return [rules.on_partitioned(table, name, "a unique constraint")]
     judged: Judged = []
@@ -132,7 +132,8 @@ def _add_check(scope: Scope, table: sa.Table, name: str, check: sa.CheckConstrai
     quoted = scope.quoted(table.schema, table.name)
     text = scope.expression(check.sqltext)
     sql = f"ALTER TABLE {quoted} ADD CONSTRAINT {scope.quoted(name)} CHECK ({text}) NOT VALID"
-    step = Step(f"add check {name} on {table.fullname}", execute(sql), Phase.CONSTRAIN)
+    undo = execute(f"ALTER TABLE {quoted} DROP CONSTRAINT {scope.quoted(name)}")
+    step = Step(f"add check {name} on {table.fullname}", execute(sql), Phase.CONSTRAIN, undo=undo)
     return [step] if _declared_unproven(check) else [step, validate(scope, table.fullname, quoted, name)]
 
 

@@ -16,7 +16,8 @@ def enum_types(scope: Scope) -> list[Step]:
     for _, found in enums_of(list(scope.tables.values()), scope.dialect):
         name = full(str(found.name), found.schema)
         if name not in scope.facts.enums:
-            steps[name] = Step(f"create type {name}", execute(create_type(found, scope.dialect)))
+            undo = execute(f"DROP TYPE {scope.quoted(found.schema, found.name)}")
+            steps[name] = Step(f"create type {name}", execute(create_type(found, scope.dialect)), undo=undo)
     return list(steps.values())
 
 

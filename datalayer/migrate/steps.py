@@ -47,6 +47,7 @@ class Step:
     ``concurrently``: outside of any transaction, because PostgreSQL demands it. ``replaces``: the half-made index of an
     earlier run that has this step's name. ``scans``: reads the whole table under a lock that lets writers go on, so it
     may take long. ``batches``: repeated until no row is left; the operation is what offline SQL shows.
+    ``undo``: what a downgrade of Alembic does; it takes back the whole group of steps that this one begins.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Step:
     replaces: str | None = None
     scans: bool = False
     batches: Batches | None = None
+    undo: ops.MigrateOperation | None = None
 
 
 class Refusal(str):
