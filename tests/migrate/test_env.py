@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ Make = Callable[..., Config]
 
 
 @pytest.fixture
-def config(tmp_path: Path, any_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def config(tmp_path: Path, any_url: str, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes the configuration of an Alembic directory for a schema."""
     monkeypatch.delenv("DATALAYER_URL", raising=False)
     url = any_url if any_url != "sqlite://" else f"sqlite:///{tmp_path / 'm.db'}"
@@ -52,7 +52,7 @@ def config(tmp_path: Path, any_url: str, monkeypatch: pytest.MonkeyPatch) -> Ite
         found.attributes.update(metadata=metadata, url=url)
         return found
 
-    yield make
+    return make
 
 
 def engine_of(config: Config) -> sa.Engine:

@@ -46,3 +46,18 @@ def valid(engine: sa.Engine, index: str) -> bool:
     """Whether an index is there and valid."""
     found = rows(engine, f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{index}')")
     return found == [(True,)]
+
+
+def rich() -> sa.MetaData:
+    """``things`` with something of everything that can be added."""
+    found = things(
+        sa.Column("level", sa.Integer, server_default="7", nullable=False),
+        sa.Column("must", sa.Text, nullable=False, default="said"),
+        sa.Column("code", sa.Text, unique=True),
+        sa.Column("owner_id", sa.Integer, sa.ForeignKey("owners.id")),
+        sa.Column("size", sa.Integer, sa.CheckConstraint("size > 0", name="size")),
+        sa.Column("mood", sa.Enum("good", "bad", name="mood")),
+        sa.Index("ix_things_name", "name"),
+    )
+    sa.Table("owners", found, sa.Column("id", sa.Integer, primary_key=True), sa.Column("x", sa.Text, index=True))
+    return found
