@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from ..errors import ConfigError
+from .history import DEFAULT_TABLE
 
 Progress = Callable[[str, int, int], None]
 NotNull = Literal["refuse", "multistep"]
@@ -22,7 +23,8 @@ class MigrateOptions:
     nullable, fill it with the column's scalar default in batches of ``batch_size`` rows, then validate and set it.
     ``extensions``: PostgreSQL extensions that must be there first. ``partitions_ahead``: how many partitions after the
     current one are kept ready. ``alongside_alembic``: add to a schema although Alembic has versioned it.
-    ``progress``: called with a text, the rows done and an estimate of all rows after each batch.
+    ``progress``: called with a text, the rows done and an estimate of all rows after each batch. ``table``: where
+    migrations are recorded.
     """
 
     lock_timeout: float = 3.0
@@ -34,6 +36,7 @@ class MigrateOptions:
     partitions_ahead: int = 3
     alongside_alembic: bool = False
     progress: Progress | None = None
+    table: str = DEFAULT_TABLE
 
     def __post_init__(self) -> None:
         if self.not_null not in ("refuse", "multistep"):

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
-from alembic.operations import Operations
+from alembic.operations import Operations, ops
 
 from ..errors import MigrationError
-from . import history
 from .additive import make_plan
 from .backfill import fill
+from .history import History
 from .lock import only_migrator
+from .names import Names
 from .options import MigrateOptions
 from .steps import Plan, Refusal, Step
 
@@ -65,8 +66,11 @@ def create_missing(
     MigrationError if a step fails; the steps before it stay.
     """
     metadatas, options = list(metadatas), options or MigrateOptions()
+    history = History(options.table)
     with only_migrator(engine, wait=options.wait, lock_timeout=options.lock_timeout) as connection:
         found = make_plan(connection, metadatas, options)
+        if found.steps:
+            history.prepare(connection)
         for step in found.steps:
             took = timed(lambda step=step: apply(connection, step, options))  # type: ignore[misc]
             history.record_step(connection, step.text, took)
@@ -118,11 +122,30 @@ def _take(connection: sa.Connection, step: Step, options: MigrateOptions) -> Non
     if step.batches is not None:
         fill(connection, step.batches, size=options.batch_size, progress=options.progress, text=step.text)
     elif step.concurrently:
-        if step.replaces is not None:
-            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {step.replaces}")
-        _invoke(connection, step)
+        _concurrently(connection, step, options)
     else:
         in_transaction(connection, lambda: _invoke(connection, step))
+
+
+def _concurrently(connection: sa.Connection, step: Step, options: MigrateOptions) -> None:
+    """Nobody queues behind a statement that waits like this, so it may wait for the longest transaction there is."""
+    connection.exec_driver_sql("SET lock_timeout = 0")
+    try:
+        _drop_half_made(connection, step)
+        _invoke(connection, step)
+    finally:
+        if not connection.invalidated:
+            connection.exec_driver_sql(f"SET lock_timeout = {int(options.lock_timeout * 1000)}")
+
+
+def _drop_half_made(connection: sa.Connection, step: Step) -> None:
+    """An index that a killed CREATE INDEX CONCURRENTLY has left has the name that we need."""
+    if not isinstance(step.operation, ops.CreateIndexOp):
+        return
+    name = Names(connection.dialect).quoted(step.operation.schema, step.operation.index_name)
+    half_made = sa.text("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(:name) AND NOT indisvalid")
+    if connection.scalar(half_made, {"name": name}):
+        connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
 
 
 def _invoke(connection: sa.Connection, step: Step) -> None:

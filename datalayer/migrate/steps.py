@@ -9,11 +9,11 @@ from typing import Self
 from alembic.operations import ops
 
 OWN_PREFIX = "datalayer_"
-OWN_TABLES = ("alembic_version",)
+OWN_TABLES = ("alembic_version", "schema_migrations")
 
 
 def is_own(table: str) -> bool:
-    """Whether a table belongs to this library or to Alembic, and is therefore no part of any model's schema."""
+    """Whether a table belongs to this library or to a tool of migrations, and is no part of any model's schema."""
     return table.startswith(OWN_PREFIX) or table in OWN_TABLES
 
 
