@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .migrate.options import MigrateOptions
     from .migrate.runner import MigrationReport
     from .migrate.sqlrunner import FilesReport
+    from .migrate.steps import Plan
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class DataLayer:
     with the scheme ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster``; without it there is no L2.
     ``models`` says which mapped classes belong to the layer: a declarative base, a list of classes, or None for any.
     Other keywords are fields of :class:`~datalayer.Settings` and override ``settings``. Nothing is connected before the
-    first use. Raises ConfigError for anything that cannot be meant.
+    first use, unless ``auto_migrate`` is set. Raises ConfigError for anything that cannot be meant.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class DataLayer:
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
         _layers.add(self)
+        if self.settings.auto_migrate:
+            self._migrate_at_start()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, models: Any = None, **options: Any) -> Self:
@@ -211,9 +214,28 @@ class DataLayer:
         from .migrate.runner import create_missing  # Alembic is only loaded by processes that migrate
 
         parts = self._open()
-        report = create_missing(parts.engine, parts.registry.metadata, self._migrate_options(options))
-        self._schema_changed(set(report.rewritten))
-        return report
+        try:
+            return create_missing(parts.engine, parts.registry.metadata, self._migrate_options(options))
+        finally:
+            self._schema_changed(set())
+
+    def migration_plan(self, **options: Any) -> Plan:
+        """What ``migrate()`` with these options would do and refuse now. Reads only, and waits for nobody."""
+        from .migrate.runner import plan
+
+        parts = self._open()
+        return plan(parts.engine, parts.registry.metadata, self._migrate_options(options))
+
+    def backfill(self, attribute: Any, value: Any, **options: Any) -> int:
+        """Fill a column of a model where it is NULL, in batches in key order, and return how many rows were filled.
+
+        ``attribute`` is ``Player.level``, ``value`` a plain value or an SQL expression of the row's other columns.
+        Stop it at any time: called again it goes on, for what is done is not NULL any more. ``options`` as for
+        :meth:`migrate`: ``batch_size``, ``progress``, ``lock_timeout``, ``retries``. Several may run at once.
+        """
+        from .migrate.backfill import backfill
+
+        return backfill(self._open().engine, attribute, value, self._migrate_options(options))
 
     def migrate_from(
         self,
@@ -282,7 +304,16 @@ class DataLayer:
 
         settings = self.settings
         own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
-        return MigrateOptions.of(own | given)
+        return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
+
+    def _migrate_at_start(self) -> None:
+        try:
+            self.migrate()
+            if self.settings.migrations_directory is not None:
+                self.migrate_from()
+        except BaseException:
+            self.close()
+            raise
 
     def _migrations_directory(self, given: str | Path | None) -> str | Path:
         found = given or self.settings.migrations_directory

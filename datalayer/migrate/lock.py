@@ -43,6 +43,22 @@ def only_migrator(engine: sa.Engine, *, wait: float, lock_timeout: float = 3.0) 
             yield connection
 
 
+@contextmanager
+def working(engine: sa.Engine, *, lock_timeout: float) -> Iterator[sa.Connection]:
+    """A connection in AUTOCOMMIT for work that takes long and needs no lock of ours: no statement time-out."""
+    postgres = engine.dialect.name == "postgresql"
+    own = _own_engine(engine) if postgres else engine
+    with own.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if postgres:
+            _patience(connection, lock_timeout)
+        yield connection
+
+
+def _patience(connection: sa.Connection, lock_timeout: float) -> None:
+    connection.exec_driver_sql(f"SET lock_timeout = {int(lock_timeout * 1000)}")
+    connection.exec_driver_sql("SET statement_timeout = 0")
+
+
 def _own_engine(engine: sa.Engine) -> sa.Engine:
     """Connects as ``engine`` does, but outside of its pool and of what watches its statements for being too slow."""
     pool = sa.pool.NullPool(engine.pool._creator, _dispatch=engine.pool.dispatch)
@@ -55,8 +71,7 @@ def _postgres(connection: sa.Connection, wait: float, lock_timeout: float) -> No
         if time.monotonic() >= deadline:
             raise MigrationLockedError(_held(connection, wait))
         time.sleep(0.05 + 0.1 * random.random())
-    connection.exec_driver_sql(f"SET lock_timeout = {int(lock_timeout * 1000)}")
-    connection.exec_driver_sql("SET statement_timeout = 0")
+    _patience(connection, lock_timeout)
 
 
 _HOLDER = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = :key AND classid = 0"

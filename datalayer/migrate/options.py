@@ -24,7 +24,7 @@ class MigrateOptions:
     ``extensions``: PostgreSQL extensions that must be there first. ``partitions_ahead``: how many partitions after the
     current one are kept ready. ``alongside_alembic``: add to a schema although Alembic has versioned it.
     ``progress``: called with a text, the rows done and an estimate of all rows after each batch. ``table``: where
-    migrations are recorded.
+    migrations are recorded. ``written``: called with a table's name whenever rows of it were filled.
     """
 
     lock_timeout: float = 3.0
@@ -37,6 +37,7 @@ class MigrateOptions:
     alongside_alembic: bool = False
     progress: Progress | None = None
     table: str = DEFAULT_TABLE
+    written: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         if self.not_null not in ("refuse", "multistep"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,19 +11,16 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 
-from ..errors import MigrationError
 from .additive import make_plan
 from .backfill import fill
 from .history import History
 from .lock import only_migrator
 from .names import Names
 from .options import MigrateOptions
+from .patience import in_transaction, patiently
 from .steps import Plan, Refusal, Step
 
 log = logging.getLogger("datalayer.migrate")
-
-_BUSY = ("55P03", "40P01")  # lock_not_available, deadlock_detected
-_LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +93,9 @@ def apply(connection: sa.Connection, step: Step, options: MigrateOptions) -> Non
     patiently(lambda: _take(connection, step, options), step.text, options.retries)
 
 
-def patiently(work: Callable[[], None], what: str, retries: int) -> None:
-    """Run ``work``; again, after a pause that grows, if the database says that others held the lock too long."""
-    for attempt in range(retries + 1):
-        try:
-            work()
-            return
-        except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in _BUSY or attempt == retries:
-                raise _failed(what, attempt, error) from error
-            log.info("%s: others hold the table, try %d of %d follows", what, attempt + 2, retries + 1)
-            time.sleep(min(0.1 * 2**attempt, _LONGEST_PAUSE) * (0.5 + random.random()))
-
-
-def _failed(what: str, attempt: int, error: sa.exc.DBAPIError) -> MigrationError:
-    tries = f" after {attempt + 1} tries" if attempt else ""
-    return MigrationError(
-        f"step {what!r} failed{tries} ({type(error.orig).__name__}); see the chained exception. "
-        "The steps before it are done; run migrate() again when the cause is gone"
-    )
-
-
 def _take(connection: sa.Connection, step: Step, options: MigrateOptions) -> None:
     if step.batches is not None:
-        fill(connection, step.batches, size=options.batch_size, progress=options.progress, text=step.text)
+        fill(connection, step.batches, options, step.text)
     elif step.concurrently:
         _concurrently(connection, step, options)
     else:
@@ -150,18 +125,3 @@ def _drop_half_made(connection: sa.Connection, step: Step) -> None:
 
 def _invoke(connection: sa.Connection, step: Step) -> None:
     Operations(MigrationContext.configure(connection)).invoke(step.operation)
-
-
-def in_transaction(connection: sa.Connection, work: Callable[[], None]) -> None:
-    """Run ``work`` between BEGIN and COMMIT. SQLite's migration is in its one transaction already."""
-    if connection.dialect.name == "sqlite":
-        work()
-        return
-    connection.exec_driver_sql("BEGIN")
-    try:
-        work()
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        if not connection.invalidated:
-            connection.exec_driver_sql("ROLLBACK")
-        raise

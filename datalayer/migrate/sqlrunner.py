@@ -24,7 +24,7 @@ from .history import History
 from .lint import Complaint, lint
 from .lock import only_migrator
 from .options import MigrateOptions
-from .runner import in_transaction, patiently
+from .patience import in_transaction, is_busy, patiently
 from .sqlfiles import MigrationFile, Script, read_directory
 from .sqltext import Statement
 
@@ -190,7 +190,7 @@ def _execute(connection: sa.Connection, script: Script, statements: list[Stateme
                 plain.exec_driver_sql(f"SET lock_timeout = {patience}")
             plain.exec_driver_sql(statement.text)
     except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) in ("55P03", "40P01") and not script.outside:
+        if is_busy(error) and not script.outside:
             raise  # tried again from the start
         raise MigrationError(
             f"{script.path.name}, line {line}: the statement failed ({type(error.orig).__name__}); see the chained "
