@@ -19,7 +19,7 @@ from .compare import compare, managed_tables, wanted
 from .constraints import checks_of, create_foreign_key, create_index, create_unique, fk_name, missing_checks, unproven
 from .enums import enum_labels, enum_types
 from .facts import read_facts
-from .names import column_names, full
+from .names import column_names, for_text, full
 from .operations import execute
 from .options import MigrateOptions
 from .partitions import create_partitions
@@ -39,7 +39,7 @@ def make_plan(
     found = wanted(metadatas)
     facts = read_facts(connection, {table.schema for table in found.values()} or {None})
     tables = managed_tables(found, facts)
-    scope = Scope(connection.dialect, facts, tables, options or MigrateOptions())
+    scope = Scope(for_text(connection.dialect), facts, tables, options or MigrateOptions())
     return plan_of(scope, compare(connection, metadatas, facts, tables))
 
 

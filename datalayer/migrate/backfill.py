@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from ..errors import ConfigError
 from .lock import working
-from .names import Names
+from .names import Names, for_text
 from .options import MigrateOptions
 from .patience import patiently
 from .steps import Batches
@@ -35,7 +35,7 @@ def backfill(engine: sa.Engine, attribute: Any, value: Any, options: MigrateOpti
         fullname=table.fullname,
         table=names.quoted(table.schema, table.name),
         column=names.quoted(column.name),
-        value=_rendered(value, column, engine.dialect),
+        value=_rendered(value, column, for_text(engine.dialect)),
         key=tuple(names.quoted(part.name) for part in table.primary_key.columns),
     )
     with working(engine, lock_timeout=options.lock_timeout) as connection:

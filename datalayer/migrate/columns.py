@@ -121,7 +121,7 @@ def _scalar(scope: Scope, column: sa.Column[Any]) -> str | None:
         return None
     value = sa.literal(getattr(column.default, "arg", None), column.type)
     try:
-        return str(value.compile(dialect=scope.dialect, compile_kwargs={"literal_binds": True})).replace("%%", "%")
+        return str(value.compile(dialect=scope.dialect, compile_kwargs={"literal_binds": True}))
     except sa.exc.CompileError:  # a type without literals, such as bytes
         return None
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from .additive import plan_of
 from .compare import compare, managed_tables, wanted
 from .facts import Facts, read_facts
+from .names import for_text
 from .scope import Scope
 from .steps import Refusal, is_own
 
@@ -45,7 +46,9 @@ def find_drift(engine: sa.Engine, metadatas: Iterable[sa.MetaData]) -> Drift:
         # Who adds what is missing, Alembic or migrate(), makes no difference here.
         facts = replace(read_facts(connection, schemas), alembic_version=None)
         tables = managed_tables(found, facts)
-        plan = plan_of(Scope(connection.dialect, facts, tables), compare(connection, metadatas, facts, tables))
+        plan = plan_of(
+            Scope(for_text(connection.dialect), facts, tables), compare(connection, metadatas, facts, tables)
+        )
         connection.rollback()
     extra = tuple(refusal for refusal in plan.refused if not refusal.blocking)
     missing = tuple(step.text for step in plan.steps)

@@ -22,6 +22,7 @@ from .additive import plan_of
 from .compare import flat, managed_tables, not_ours, wanted
 from .facts import Facts, read_facts
 from .lock import only_migrator
+from .names import for_text
 from .options import MigrateOptions
 from .scope import Scope
 from .steps import Plan
@@ -130,7 +131,7 @@ class Rewriter:
         tables = wanted(self._metadatas)
         facts = read_facts(connection, {table.schema for table in tables.values()} | {None})
         tables = managed_tables(tables, facts)
-        scope = Scope(connection.dialect, _unversioned(facts), tables, self._options)
+        scope = Scope(for_text(connection.dialect), _unversioned(facts), tables, self._options)
         return plan_of(scope, list(flat(found.ops)))
 
 

@@ -27,6 +27,15 @@ class Names:
         return None if name is None else _unquoted(name)
 
 
+def for_text(dialect: sa.Dialect) -> sa.Dialect:
+    """A dialect whose SQL is the text itself. The driver's own doubles each %, as it wants statements to have them."""
+    if dialect.paramstyle not in ("format", "pyformat"):
+        return dialect
+    kind: Any = type(dialect)
+    made: sa.Dialect = kind(paramstyle="named")
+    return made
+
+
 def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 

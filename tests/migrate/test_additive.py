@@ -146,6 +146,15 @@ def test_text_that_looks_like_a_parameter_arrives_as_it_is(engine: sa.Engine) ->
     assert rows(engine, "SELECT note FROM things") == [(default,)]
 
 
+def test_a_percent_sign_in_a_check_stays_one(engine: sa.Engine) -> None:
+    migrate(engine, things())
+    check = sa.CheckConstraint(r"code LIKE 'a%' OR code = '100%\:x'", name="code")
+    migrate(engine, things(sa.Column("code", sa.Text, check), sa.Column("pct%", sa.Text, unique=True)))
+    run(engine, "INSERT INTO things (id, code) VALUES (1, 'ab'), (2, '100%\\:x')")
+    with pytest.raises(sa.exc.IntegrityError):
+        run(engine, "INSERT INTO things (id, code) VALUES (3, '100%%\\:x')")
+
+
 def test_two_schemas_with_one_metadata_each_are_migrated(engine: sa.Engine) -> None:
     other = metadata()
     sa.Table("others", other, sa.Column("id", sa.Integer, primary_key=True))
