@@ -30,7 +30,12 @@ their text can contain row values, so it stays on ``__cause__`` and never enters
     ├── HookError                       a hook raised
     ├── WriteBehindExhausted            a queued write used up its retries
     ├── QueryError                      a query that cannot be built or run
-    ├── MigrationError
+    ├── MigrationError                  a step or file failed; the subclasses refuse before anything was run
+    │   ├── MigrationLockedError        another process migrates
+    │   ├── MigrationFileError          a file's name, markers or contents cannot be used; two have one number
+    │   ├── MigrationEditedError        a file was changed after it was applied
+    │   ├── MigrationOrderError         a file is older than one that was applied
+    │   └── MigrationDirtyError         a file was begun outside of a transaction and did not end
     └── StoreError
         ├── StoreCorruptError
         └── StoreLockedError
@@ -51,7 +56,12 @@ __all__ = [
     "L1UnavailableError",
     "L2UnavailableError",
     "L3UnavailableError",
+    "MigrationDirtyError",
+    "MigrationEditedError",
     "MigrationError",
+    "MigrationFileError",
+    "MigrationLockedError",
+    "MigrationOrderError",
     "MissingDriverError",
     "MissingPrimaryKeyError",
     "NotFoundError",
@@ -177,6 +187,26 @@ class QueryError(DataLayerError):
 
 class MigrationError(DataLayerError):
     """A migration was refused or failed."""
+
+
+class MigrationLockedError(MigrationError):
+    """Another process migrates this database."""
+
+
+class MigrationFileError(MigrationError):
+    """An SQL file that cannot be used: its name, its markers or its contents."""
+
+
+class MigrationEditedError(MigrationError):
+    """An SQL file is not what it was when it was applied."""
+
+
+class MigrationOrderError(MigrationError):
+    """An SQL file that is pending is older than one that was applied."""
+
+
+class MigrationDirtyError(MigrationError):
+    """An SQL file was begun outside of a transaction and did not end; somebody must look."""
 
 
 class StoreError(DataLayerError):

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -32,7 +32,12 @@ from .tiers.l3 import row_reader
 from .wiring import Parts, build
 
 if TYPE_CHECKING:
+    from .migrate.drift import Drift
+    from .migrate.history import MigrationRecord
+    from .migrate.options import MigrateOptions
     from .migrate.runner import MigrationReport
+    from .migrate.sqlrunner import FilesReport
+    from .migrate.steps import Plan
 
 T = TypeVar("T")
 
@@ -44,7 +49,7 @@ class DataLayer:
     with the scheme ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster``; without it there is no L2.
     ``models`` says which mapped classes belong to the layer: a declarative base, a list of classes, or None for any.
     Other keywords are fields of :class:`~datalayer.Settings` and override ``settings``. Nothing is connected before the
-    first use. Raises ConfigError for anything that cannot be meant.
+    first use, unless ``auto_migrate`` is set. Raises ConfigError for anything that cannot be meant.
     """
 
     def __init__(
@@ -64,8 +69,11 @@ class DataLayer:
         self._lock = threading.Lock()
         self._readers: dict[type[Any], Reader] = {}
         self._closed = False
+        self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
         _layers.add(self)
+        if self.settings.auto_migrate:
+            self._migrate_at_start()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, models: Any = None, **options: Any) -> Self:
@@ -200,14 +208,132 @@ class DataLayer:
 
     # -- schema ----------------------------------------------------------------------------------------------------
 
-    def migrate(self) -> MigrationReport:
-        """Create what the models have and the database lacks. Idempotent, safe in every process at start-up."""
+    def migrate(self, **options: Any) -> MigrationReport:
+        """Add what the models have and the database lacks. Idempotent, safe in every process at start-up.
+
+        Additive only: what would drop, rename or narrow is in ``report.refused``, with the steps that do it safely.
+        ``options`` are the fields of :class:`~datalayer.migrate.options.MigrateOptions`. Raises MigrationLockedError
+        if another process migrates for too long, MigrationError if a step fails; the steps before it stay.
+        """
         from .migrate.runner import create_missing  # Alembic is only loaded by processes that migrate
 
         parts = self._open()
-        report = create_missing(parts.engine, parts.registry.metadata)
-        parts.caches.forget_catalog()
-        return report
+        try:
+            return create_missing(parts.engine, parts.registry.metadata, self._migrate_options(options))
+        finally:
+            self._schema_changed(set())
+
+    def migration_plan(self, **options: Any) -> Plan:
+        """What ``migrate()`` with these options would do and refuse now. Reads only, and waits for nobody."""
+        from .migrate.runner import plan
+
+        parts = self._open()
+        return plan(parts.engine, parts.registry.metadata, self._migrate_options(options))
+
+    def backfill(self, attribute: Any, value: Any, **options: Any) -> int:
+        """Fill a column of a model where it is NULL, in batches in key order, and return how many rows were filled.
+
+        ``attribute`` is ``Player.level``, ``value`` a plain value or an SQL expression of the row's other columns.
+        Stop it at any time: called again it goes on, for what is done is not NULL any more. ``options`` as for
+        :meth:`migrate`: ``batch_size``, ``progress``, ``lock_timeout``, ``retries``. Several may run at once.
+        """
+        from .migrate.backfill import backfill
+
+        return backfill(self._open().engine, attribute, value, self._migrate_options(options))
+
+    def migrate_from(
+        self,
+        directory: str | Path | None = None,
+        *,
+        lint: Literal["off", "warn", "refuse"] = "warn",
+        out_of_order: bool = False,
+        **options: Any,
+    ) -> FilesReport:
+        """Run the files ``NNN_description.sql`` of a directory that were not run yet, in the order of their numbers.
+
+        Without a directory it is that of the settings. ``lint`` says what to do about statements that lock, rewrite or
+        lose rows (PostgreSQL). Every tier forgets every row, for files may change rows. Raises MigrationFileError,
+        MigrationEditedError, MigrationOrderError and MigrationDirtyError before anything is run, and MigrationError
+        if a statement fails.
+        """
+        from .migrate.sqlrunner import run_files
+
+        parts, folder = self._open(), self._migrations_directory(directory)
+        try:
+            return run_files(
+                parts.engine, folder, self._migrate_options(options), rules=lint, out_of_order=out_of_order
+            )
+        finally:
+            self._schema_changed(self._tables())
+
+    def migrate_down(self, steps: int = 1, directory: str | Path | None = None, **options: Any) -> FilesReport:
+        """Take back the last ``steps`` SQL files, the latest first. Every tier forgets every row.
+
+        The way down is that of the directory, else what was stored when the file was applied. MigrationFileError,
+        before anything is run, if a file has none.
+        """
+        from .migrate.sqlrunner import run_down
+
+        folder = directory or self._from or self.settings.migrations_directory
+        try:
+            return run_down(self._open().engine, steps, folder, self._migrate_options(options))
+        finally:
+            self._schema_changed(self._tables())
+
+    def migrate_repair(self, version: int, *, applied: bool) -> None:
+        """After you have looked at a file that is ``dirty``: it counts as applied, or as never run."""
+        from .migrate.sqlrunner import repair
+
+        repair(self._open().engine, version, applied=applied, options=self._migrate_options({}))
+
+    def migration_status(self, directory: str | Path | None = None) -> list[MigrationRecord]:
+        """Every migration that is known here: SQL files, steps for the models, Alembic's revisions. Reads only.
+
+        What is pending, edited or missing is known for the directory given, last used, or of the settings.
+        """
+        from .migrate.status import migration_status
+
+        folder = directory or self._from or self.settings.migrations_directory
+        return migration_status(self._open().engine, folder, table=self.settings.migrations_table)
+
+    def drift(self) -> Drift:
+        """How the live schema differs from the models: what is missing, different, or more. Reads only."""
+        from .migrate.drift import find_drift
+
+        parts = self._open()
+        return find_drift(parts.engine, parts.registry.metadata)
+
+    def _migrate_options(self, given: dict[str, Any]) -> MigrateOptions:
+        from .migrate.options import MigrateOptions
+
+        settings = self.settings
+        own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
+        return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
+
+    def _migrate_at_start(self) -> None:
+        try:
+            self.migrate()
+            if self.settings.migrations_directory is not None:
+                self.migrate_from()
+        except BaseException:
+            self.close()
+            raise
+
+    def _migrations_directory(self, given: str | Path | None) -> str | Path:
+        found = given or self.settings.migrations_directory
+        if found is None:
+            raise ConfigError("migrate_from() needs a directory; give one, or set migrations_directory")
+        self._from = found
+        return found
+
+    def _tables(self) -> set[str]:
+        return {table.fullname for metadata in self._parts.registry.metadata for table in metadata.tables.values()}
+
+    def _schema_changed(self, rewritten: set[str]) -> None:
+        """What is known of the schema is looked up again, and rows that were changed behind our back are forgotten."""
+        self._parts.caches.forget_catalog()
+        if rewritten:
+            self._parts.coherence.forget(WriteSet(tables=rewritten))
 
     def explain(self, model: type[Any]) -> str:
         """Whether rows of a model are cached by this layer and, if not, every reason why."""

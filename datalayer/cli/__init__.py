@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DataLayerError
-from . import generate
+from . import generate, migrate
 
-_COMMANDS = (generate,)
+_COMMANDS = (generate, migrate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,120 +1,127 @@
-"""Runs a plan: one migrator at a time, each step in a short transaction of its own.
-
-On PostgreSQL the lock is polled. A session that *waits* inside ``pg_advisory_lock`` holds a snapshot, and CREATE INDEX
-CONCURRENTLY would wait for that snapshot for ever.
-"""
+"""Takes the steps of a plan: each in a short transaction of its own, again if somebody held the table too long."""
 
 from __future__ import annotations
 
 import logging
-import random
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 
-from ..errors import MigrationError
-from .plan import Plan, Step, make_plan
+from .additive import make_plan
+from .backfill import fill
+from .history import History
+from .lock import only_migrator
+from .names import Names
+from .options import MigrateOptions
+from .patience import in_transaction, patiently
+from .steps import Plan, Refusal, Step
 
 log = logging.getLogger("datalayer.migrate")
-
-_LOCK = 0x646C6D67  # "dlmg"
-_LOCK_WAIT = 120.0
-_TRIES = 6
-_BUSY = ("55P03", "40P01")
-
-_in_process = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What was done, and what was left out with the rule, table, column and reason of each."""
+    """What was done, and what was left out: each refusal is text with rule, table, column, reason and safe steps.
+
+    ``rewritten``: the tables whose rows were filled, so what is cached of them is old.
+    """
 
     applied: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    rewritten: tuple[str, ...] = ()
+
+    @property
+    def blocked(self) -> tuple[Refusal, ...]:
+        """The refusals because of which the models do not fit the database; the others are leftovers."""
+        return tuple(refusal for refusal in self.refused if refusal.blocking)
 
     def __str__(self) -> str:
         lines = [f"applied: {text}" for text in self.applied] + [f"refused: {text}" for text in self.refused]
         return "\n".join(lines) or "nothing to do"
 
 
-def create_missing(engine: sa.Engine, metadatas: Iterable[sa.MetaData]) -> MigrationReport:
-    """Create the tables, columns and indexes that the models have and the database lacks. Idempotent.
+def plan(engine: sa.Engine, metadatas: Iterable[sa.MetaData], options: MigrateOptions | None = None) -> Plan:
+    """What :func:`create_missing` would do now. Reads only, and waits for nobody."""
+    with engine.connect() as connection:
+        found = make_plan(connection, metadatas, options)
+        connection.rollback()
+    return found
 
-    Safe to call in every process at start-up: one works, the others wait and find nothing to do. MigrationError when a
-    step fails or the lock is not free within two minutes.
+
+def create_missing(
+    engine: sa.Engine, metadatas: Iterable[sa.MetaData], options: MigrateOptions | None = None
+) -> MigrationReport:
+    """Add what the models have and the database lacks. Idempotent.
+
+    Safe to call in every process at start-up: one works, the others wait and find nothing to do. Killed at any step,
+    the next run finishes. MigrationLockedError if another migrator does not end in ``options.wait`` seconds,
+    MigrationError if a step fails; the steps before it stay.
     """
-    metadatas = list(metadatas)
-    with _in_process, _one_migrator(engine):
-        with engine.connect() as connection:
-            plan = make_plan(connection, metadatas)
-        for step in plan.steps:
-            _apply(engine, step)
-        if plan.steps:
-            log.info("migrated: %d steps", len(plan.steps))
-        return _report(plan)
+    metadatas, options = list(metadatas), options or MigrateOptions()
+    history = History(options.table)
+    with only_migrator(engine, wait=options.wait, lock_timeout=options.lock_timeout) as connection:
+        found = make_plan(connection, metadatas, options)
+        if found.steps:
+            history.prepare(connection)
+        for step in found.steps:
+            took = timed(lambda step=step: apply(connection, step, options))  # type: ignore[misc]
+            history.record_step(connection, step.text, took)
+            log.info("migrated: %s (%.0f ms)", step.text, took * 1000)
+    for refusal in found.refused:
+        log.warning("not migrated: %s", refusal)
+    return _report(found)
 
 
-def _report(plan: Plan) -> MigrationReport:
-    return MigrationReport(tuple(step.text for step in plan.steps), plan.refused)
+def _report(found: Plan) -> MigrationReport:
+    rewritten = tuple(dict.fromkeys(step.batches.fullname for step in found.steps if step.batches))
+    return MigrationReport(tuple(step.text for step in found.steps), found.refused, rewritten)
 
 
-@contextmanager
-def _one_migrator(engine: sa.Engine) -> Iterator[None]:
-    if engine.dialect.name != "postgresql":
-        yield
+def timed(work: Callable[[], None]) -> float:
+    """The seconds that the work took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def apply(connection: sa.Connection, step: Step, options: MigrateOptions) -> None:
+    """Take one step. The connection is in AUTOCOMMIT; on SQLite it is in the migration's one transaction."""
+    patiently(lambda: _take(connection, step, options), step.text, options.retries)
+
+
+def _take(connection: sa.Connection, step: Step, options: MigrateOptions) -> None:
+    if step.batches is not None:
+        fill(connection, step.batches, options, step.text)
+    elif step.concurrently:
+        _concurrently(connection, step, options)
+    else:
+        in_transaction(connection, lambda: _invoke(connection, step))
+
+
+def _concurrently(connection: sa.Connection, step: Step, options: MigrateOptions) -> None:
+    """Nobody queues behind a statement that waits like this, so it may wait for the longest transaction there is."""
+    connection.exec_driver_sql("SET lock_timeout = 0")
+    try:
+        _drop_half_made(connection, step)
+        _invoke(connection, step)
+    finally:
+        if not connection.invalidated:
+            connection.exec_driver_sql(f"SET lock_timeout = {int(options.lock_timeout * 1000)}")
+
+
+def _drop_half_made(connection: sa.Connection, step: Step) -> None:
+    """An index that a killed CREATE INDEX CONCURRENTLY has left has the name that we need."""
+    if not isinstance(step.operation, ops.CreateIndexOp):
         return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        deadline = time.monotonic() + _LOCK_WAIT
-        while not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
-            if time.monotonic() > deadline:
-                raise MigrationError(
-                    f"another process has been migrating this database for {_LOCK_WAIT:.0f} s; try again"
-                )
-            time.sleep(0.05 + 0.1 * random.random())
-        try:
-            yield
-        finally:
-            connection.scalar(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
-
-
-def _apply(engine: sa.Engine, step: Step) -> None:
-    for attempt in range(1, _TRIES + 1):
-        try:
-            (_concurrently if step.concurrently else _in_transaction)(engine, step)
-            return
-        except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in _BUSY or attempt == _TRIES:
-                raise MigrationError(
-                    f"step {step.text!r} failed ({type(error.orig).__name__}); see the chained exception"
-                ) from error
-            time.sleep(0.1 * 2**attempt * (0.5 + random.random()))
-
-
-def _in_transaction(engine: sa.Engine, step: Step) -> None:
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SET LOCAL lock_timeout = '3s'"))
-        Operations(MigrationContext.configure(connection)).invoke(step.operation)
-
-
-def _concurrently(engine: sa.Engine, step: Step) -> None:
-    assert isinstance(step.operation, ops.CreateIndexOp)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        index = step.operation.to_index()
-        index.dialect_options["postgresql"]["concurrently"] = True
-        _drop_invalid(connection, index)
-        connection.execute(sa.schema.CreateIndex(index))
-
-
-def _drop_invalid(connection: sa.Connection, index: sa.Index) -> None:
-    """A CREATE INDEX CONCURRENTLY that was killed leaves an invalid index behind, under the name that we need."""
-    quoted = connection.dialect.identifier_preparer.format_index(index)
+    name = Names(connection.dialect).quoted(step.operation.schema, step.operation.index_name)
     half_made = sa.text("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(:name) AND NOT indisvalid")
-    if connection.scalar(half_made, {"name": quoted}):
-        connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {quoted}")
+    if connection.scalar(half_made, {"name": name}):
+        connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
+
+
+def _invoke(connection: sa.Connection, step: Step) -> None:
+    Operations(MigrationContext.configure(connection)).invoke(step.operation)

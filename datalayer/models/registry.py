@@ -187,11 +187,22 @@ def _not_mapped(cls: type[Any]) -> str:
 
 
 def _check_partition(mapper: Mapper[Any], name: str | None) -> None:
-    if name is not None and _column(mapper, name, "partition_by") not in mapper.primary_key:
+    if name is None:
+        return
+    column = _column(mapper, name, "partition_by")
+    if column in mapper.primary_key:
+        _partition(column)
+    else:
         raise ConfigError(
             f"{mapper.class_.__name__}: partition_by={name!r} is not in the primary key; "
             "PostgreSQL needs it there, so make the key composite"
         )
+
+
+def _partition(column: Column[Any]) -> None:
+    # What migrations read; a clause that the model wrote itself stays.
+    if isinstance(column.table, Table):
+        column.table.kwargs.setdefault("postgresql_partition_by", f"RANGE ({column.name})")
 
 
 def _add_index(mapper: Mapper[Any], index: policies.Index) -> None:

@@ -26,12 +26,6 @@ def richer() -> sa.MetaData:
     return schema(sa.Column("note", sa.Text), level, indexed=True)
 
 
-@pytest.fixture
-def engine(any_url: str):  # type: ignore[no-untyped-def]
-    with DataLayer(any_url) as layer:
-        yield layer.engine
-
-
 def test_a_second_run_finds_nothing_to_do(engine: sa.Engine) -> None:
     assert create_missing(engine, [schema()]).applied == ("create table things",)
     again = create_missing(engine, [schema()])

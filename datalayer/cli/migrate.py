@@ -1,0 +1,208 @@
+"""``datalayer migrate``: what a database lacks, shown, printed as SQL, or added; SQL files up and down.
+
+Exit codes: 0 nothing is left to do, 1 steps or files are pending, 3 the models need what is refused, 2 the command
+could not run. ``--plan`` and ``--sql`` only show, so they end with 0 or 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from ..errors import ConfigError
+from ..layer import DataLayer
+
+OK, PENDING, REFUSED = 0, 1, 3
+_WIDTH = 30
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add ``migrate`` to the subcommands of a parser; the parsed ``args.run(args)`` returns the exit code."""
+    text = "bring a database up to the models, additively, and run SQL files"
+    parser: argparse.ArgumentParser = subparsers.add_parser("migrate", help=text, description=text)
+    parser.set_defaults(run=run)
+    what = parser.add_mutually_exclusive_group()
+    for name, help_text in (
+        ("plan", "show the steps and what is refused (the default)"),
+        ("apply", "take the steps, then run the files"),
+        ("sql", "print the steps as SQL"),
+        ("check", "say with the exit code whether something is pending (1) or refused (3)"),
+        ("status", "list what was applied and what is pending"),
+        ("drift", "compare the live schema with the models"),
+    ):
+        what.add_argument(f"--{name}", dest="action", action="store_const", const=name, help=help_text)
+    what.add_argument("--down", type=_count, metavar="N", help="take back the last N files")
+    _add_options(parser)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", metavar="MODULE:NAME", help="a declarative base, or a list of models")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)")
+    parser.add_argument("--url", help="the database, instead of DATALAYER_URL")
+    parser.add_argument("--files", metavar="DIR", help="a directory of NNN_description.sql files")
+    parser.add_argument("--lint", choices=("off", "warn", "refuse"), default="warn", help="what to do about unsafe SQL")
+    parser.add_argument(
+        "--not-null", choices=("refuse", "multistep"), default="refuse", help="without a server default"
+    )
+    parser.add_argument("--extension", action="append", default=[], metavar="NAME", help="a PostgreSQL extension")
+    parser.add_argument("--lock-timeout", type=float, metavar="SECONDS", help="before a step lets others pass")
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="for another process that migrates")
+    parser.add_argument("--alongside-alembic", action="store_true", help="add to a schema that Alembic versions")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the layer and do what the arguments say."""
+    with _open(args) as layer:
+        if args.down is not None:
+            return _show(args, OK, taken_back=layer.migrate_down(args.down, args.files).applied)
+        action = _ACTIONS[args.action or "plan"]
+        code: int = action(layer, args)
+        return code
+
+
+def _open(args: argparse.Namespace) -> DataLayer:
+    models = _found(args.models) if args.models else []
+    if args.config:
+        return DataLayer.from_yaml(args.config, models=models)
+    if args.url:
+        return DataLayer(args.url, models=models)
+    return DataLayer.from_env(models=models)
+
+
+def _found(path: str) -> Any:
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise ConfigError(f"--models is {path!r}, expected MODULE:NAME, such as myapp.models:Base")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--models {path!r} cannot be imported: {error}") from error
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"lock_timeout": args.lock_timeout, "wait": args.wait}
+    return {
+        "not_null": args.not_null,
+        "extensions": args.extension,
+        "alongside_alembic": args.alongside_alembic,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def _pending_files(layer: DataLayer, args: argparse.Namespace) -> list[str]:
+    folder = args.files or layer.settings.migrations_directory
+    if folder is None:
+        return []
+    unsettled = ("pending", "out-of-order", "edited", "dirty")
+    records = layer.migration_status(folder)
+    return [f"{r.version}_{r.name} ({r.state})" for r in records if r.kind == "sql" and r.state in unsettled]
+
+
+def _plan(layer: DataLayer, args: argparse.Namespace) -> int:
+    found = layer.migration_plan(**_options(args))
+    steps = [step.text for step in found.steps]
+    code = REFUSED if found.blocked else OK
+    return _show(args, code, pending=steps, files=_pending_files(layer, args), refused=found.refused)
+
+
+def _check(layer: DataLayer, args: argparse.Namespace) -> int:
+    found = layer.migration_plan(**_options(args))
+    steps, files = [step.text for step in found.steps], _pending_files(layer, args)
+    code = REFUSED if found.blocked else PENDING if steps or files else OK
+    return _show(args, code, pending=steps, files=files, refused=found.blocked)
+
+
+def _sql(layer: DataLayer, args: argparse.Namespace) -> int:
+    from ..migrate.offline import render  # Alembic is only loaded by processes that migrate
+
+    found = layer.migration_plan(**_options(args))
+    print(render(layer.engine.dialect, found.steps), end="")
+    for refusal in found.refused:
+        print(f"-- refused: {refusal}")
+    return REFUSED if found.blocked else OK
+
+
+def _apply(layer: DataLayer, args: argparse.Namespace) -> int:
+    with _Bar(sys.stderr) as bar:
+        report = layer.migrate(progress=bar, **_options(args))
+    folder = args.files or layer.settings.migrations_directory
+    files: Iterable[str] = ()
+    complaints: Iterable[Any] = ()
+    if folder is not None:
+        ran = layer.migrate_from(folder, lint=args.lint)
+        files, complaints = ran.applied, ran.complaints
+    code = REFUSED if report.blocked else OK
+    return _show(args, code, applied=[*report.applied, *files], refused=report.refused, lint=map(str, complaints))
+
+
+def _status(layer: DataLayer, args: argparse.Namespace) -> int:
+    records = layer.migration_status(args.files)
+    lines = [f"{r.kind} {r.version} {r.name}: {r.state}{_when(r)}" for r in records]
+    return _show(args, OK, migrations=lines)
+
+
+def _when(record: Any) -> str:
+    if record.applied_at is None:
+        return ""
+    return f" {record.applied_at:%Y-%m-%d %H:%M:%S} in {record.duration_ms} ms"
+
+
+def _drift(layer: DataLayer, args: argparse.Namespace) -> int:
+    found = layer.drift()
+    code = REFUSED if found.different else PENDING if found.missing else OK
+    return _show(
+        args, code, missing=found.missing, different=found.different, extra=found.extra, no_model=found.strangers
+    )
+
+
+_ACTIONS = {
+    "plan": _plan, "check": _check, "sql": _sql, "apply": _apply, "status": _status, "drift": _drift,
+}  # fmt: skip
+
+
+def _show(args: argparse.Namespace, code: int, **groups: Iterable[str]) -> int:
+    found = {name: [str(text) for text in texts] for name, texts in groups.items()}
+    if args.json:
+        print(json.dumps({"exit_code": code, **found}))
+        return code
+    lines = [f"{name.replace('_', ' ')}: {text}" for name, texts in found.items() for text in texts]
+    print("\n".join(lines) or "nothing to do")
+    return code
+
+
+class _Bar:
+    """A progress bar on a terminal; silent elsewhere."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._shown = out.isatty()
+        self._open = False
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        if self._shown:
+            filled = _WIDTH * done // max(total, 1)
+            self._out.write(f"\r{text} [{'#' * filled:{_WIDTH}}] {done:,} of about {total:,} rows")
+            self._out.flush()
+            self._open = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            self._out.write("\n")

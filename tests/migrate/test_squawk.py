@@ -1,0 +1,93 @@
+"""The SQL of our plans, read by a linter that is not ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import sqlalchemy as sa
+from migrate_support import metadata, migrate, rich, things
+
+from datalayer.migrate.offline import render
+from datalayer.migrate.options import MigrateOptions
+from datalayer.migrate.runner import plan
+
+ROOT = Path(__file__).parents[2]
+
+# What the models decide and not the migration, and robustness that the plan has by looking first.
+EXCLUDED = "prefer-robust-stmts,prefer-text-field,prefer-bigint-over-int,prefer-identity,prefer-timestamp-tz"
+
+
+def complaints(sql: str, *more: str) -> list[str]:
+    program = shutil.which("squawk") or shutil.which("squawk", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("squawk is not installed: pip install squawk-cli")
+    done = subprocess.run(
+        [program, "--reporter=json", "--pg-version=15", f"--exclude={','.join([EXCLUDED, *more])}", "--stdin-filepath=plan.sql"],
+        input=sql,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return [f"{found['rule_name']} at line {found['line'] + 1}: {found['message']}" for found in json.loads(done.stdout)]
+
+
+def sql_of(engine: sa.Engine, schemas: Sequence[sa.MetaData]) -> str:
+    found = plan(engine, schemas, MigrateOptions(not_null="multistep"))
+    assert found.steps
+    return render(engine.dialect, found.steps)
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"squawk_{Path(name).stem}", ROOT / "examples" / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_table_with_everything_added_is_fine(pg_engine: sa.Engine) -> None:
+    migrate(pg_engine, things())
+    sql = sql_of(pg_engine, [rich()])
+    for part in ("CONCURRENTLY", "NOT VALID", "VALIDATE CONSTRAINT", "USING INDEX", "SET NOT NULL"):
+        assert part in sql
+    # The CHECK that proves a NOT NULL is ours, and is taken away once it has.
+    assert complaints(sql, "ban-drop-constraint") == [], sql
+
+
+def test_new_tables_and_partitions_are_fine(pg_engine: sa.Engine) -> None:
+    found = rich()
+    sa.Table(
+        "events",
+        found,
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("at", sa.DateTime(timezone=True), primary_key=True),
+        sa.Column("thing_id", sa.Integer, sa.ForeignKey("things.id"), index=True),
+        postgresql_partition_by="RANGE (at)",
+    )
+    sql = sql_of(pg_engine, [found])
+    assert complaints(sql) == [], sql
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")) + ["flask_app/models.py"])
+def test_every_example_is_fine(pg_engine: sa.Engine, name: str) -> None:
+    module = example(name)
+    tables = {m.__table__ for m in vars(module).values() if isinstance(m, type) and hasattr(m, "__table__")}
+    if not tables:
+        pytest.skip(f"{name} has no models")
+    found = metadata()
+    for table in sorted(tables, key=lambda table: table.name):
+        table.to_metadata(found)
+    sql = sql_of(pg_engine, [found])
+    assert complaints(sql) == [], sql
