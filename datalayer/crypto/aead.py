@@ -26,8 +26,8 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 
 TO_URL = bytes.maketrans(b"+/", b"-_")
-# '+' and '/' become something that is not base64: one ciphertext has one spelling.
-_FROM_URL = bytes.maketrans(b"-_+/", b"+/!!")
+# '+', '/' and '=' become something that is not base64: they belong to another spelling than ours.
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/!!!")
 _LOOKS = re.compile(rf"{FORMAT}\.[A-Za-z0-9_-]{{1,64}}\.[A-Za-z0-9_-]{{38,}}")
 
 
