@@ -29,7 +29,7 @@ from .session.reader import Reader
 from .session.session import Session
 from .tiers.census import collect
 from .tiers.l3 import row_reader
-from .wiring import Parts, build
+from .wiring import Parts, build, close_vault
 
 if TYPE_CHECKING:
     from .migrate.runner import MigrationReport
@@ -90,6 +90,7 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
+        close_vault(parts)
         parts.watchdog.close()
         parts.l2.close()
         if parts.reading is not None:

@@ -58,14 +58,18 @@ class SealedValue:
 class UnboundValue:
     """A value on its way into a column that is bound to the row, before the row is known. No driver accepts it."""
 
-    __slots__ = ("_text", "cipher")
+    __slots__ = ("_text", "cipher", "row")
 
     def __init__(self, text: str, cipher: Any) -> None:
         self._text = text
         self.cipher = cipher
+        self.row = b""
 
-    def bind(self, row: bytes) -> str:
-        sealed: str = self.cipher.seal(self._text, row)
+    def sealed(self) -> str:
+        """The ciphertext, once ``row`` is known."""
+        if not self.row:
+            raise SealError(f"{self.cipher.place} is bound to its row, which is not known")
+        sealed: str = self.cipher.seal(self._text, self.row)
         return sealed
 
     def __repr__(self) -> str:

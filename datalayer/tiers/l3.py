@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..errors import L3UnavailableError, PoolTimeout
+from ..errors import DecodeError, L3UnavailableError, PoolTimeout
 from ..models.schema import Schema
 from .watchdog import Watchdog
 
@@ -58,9 +58,11 @@ class CoreReader:
     def _run(self, statement: Any, parameters: dict[str, Any]) -> list[Values]:
         try:
             with self._engine.connect() as connection:
-                return [tuple(row) for row in connection.execute(statement, parameters).all()]
+                rows = [tuple(row) for row in connection.execute(statement, parameters).all()]
         except sa.exc.SQLAlchemyError as error:
             raise translated(error, self._engine) from error
+        opened = self._schema.opened
+        return rows if opened is None else [opened(row) for row in rows]
 
 
 class DriverReader:
@@ -140,6 +142,7 @@ class _Statement:
         self._binders = {name: processors[name] for name in names if name in processors}
         self._dialect = engine.dialect
         self._types = [column.type for column in schema.full.columns]
+        self._opened = schema.opened
         self._converters: list[tuple[int, Callable[[Any], Any]]] = []
         self._binary: bool | None = None
 
@@ -164,9 +167,13 @@ class _Statement:
 
     def _converted(self, row: Values) -> Values:
         values = list(row)
-        for i, convert in self._converters:
-            values[i] = convert(values[i])
-        return tuple(values)
+        try:
+            for i, convert in self._converters:
+                values[i] = convert(values[i])
+        except DecodeError:
+            values.clear()  # what was decrypted before must not show in a traceback
+            raise
+        return tuple(values) if self._opened is None else self._opened(tuple(values))
 
 
 class ListeningReader:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..codecs.entry import EntryCodec, Section
 from ..codecs.row import adapt, compile_row
+from ..contracts.cipher import RowSealing
 from ..contracts.codec import Codec
 from ..contracts.coherence import ABSENT, Absent, Change, Outcome
 from ..contracts.tier import Found, Key, Lease, SharedTier
@@ -107,6 +108,7 @@ class Ladder:
         key_text: KeyText,
         scope: Callable[[], str | None] | None = None,
         prefix: str | None = None,
+        sealing: Callable[[Schema], RowSealing | None] = lambda _schema: None,
     ) -> None:
         family = schema.mapper.base_mapper.self_and_descendants
         self.root = schema.root
@@ -120,6 +122,7 @@ class Ladder:
         self.single = scope is None and not schema.polymorphic
         self.counts: Counter[str] = Counter()
         self._codec = codec
+        self._sealing = sealing
         self._entries = entries
         self._lives = lives
         self._key_text = key_text
@@ -347,7 +350,7 @@ class Ladder:
     def _row_codec(self, schema: Schema) -> Any:
         codec = self._rows.get(schema)
         if codec is None:
-            codec = self._rows[schema] = compile_row(schema.fields, self._codec)
+            codec = self._rows[schema] = compile_row(schema.fields, self._codec, self._sealing(schema))
         return codec
 
     def _fingerprint(self, codec: Any) -> bytes:

@@ -1,0 +1,84 @@
+"""Makes flagged columns encrypted ones the moment they join a table, and rows of mapped classes open.
+
+Importing this module is what makes ``column(encrypted=True)`` work: it listens to SQLAlchemy's columns and mappers.
+The type is exchanged that late because an annotated column has none before its whole class was read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Mapper
+
+from ..crypto.column import EncryptedText, SealedValue
+from ..crypto.rows import SealedRows, row_name
+from ..crypto.tables import blind_columns, reseal_blind, seal_column
+from ..crypto.vault import Vault
+from ..errors import DecodeError
+from .columns import INFO_KEY, is_text
+from .schema import Schema
+
+
+@event.listens_for(sa.Column, "after_parent_attach")
+def _attached(column: Any, parent: Any) -> None:
+    if not isinstance(parent, sa.Table):
+        return
+    reseal_blind(column)
+    found = column.info.get(INFO_KEY)
+    # Whatever is wrong with the flags is said, with its name, when the class is registered.
+    if isinstance(found, dict) and found.get("encrypted") is True and is_text(column.type):
+        by_row, blind, unique = (found.get(flag) is True for flag in ("bind_row", "blind_index", "blind_unique"))
+        seal_column(column, by_row=by_row, blind=blind, unique=unique)
+
+
+@event.listens_for(Mapper, "instrument_class")
+def _mapped(mapper: Mapper[Any], cls: type[Any]) -> None:
+    """Digests are no attributes: nothing in Python reads them, and they would be stale after every assignment."""
+    table = mapper.local_table
+    blind = blind_columns(table)
+    if blind:
+        mapper.exclude_properties = {*(mapper.exclude_properties or ()), *blind}
+    if any(isinstance(c.type, EncryptedText) and c.type.by_row for c in getattr(table, "c", ())):
+        event.listen(cls, "load", _open_loaded, propagate=True)
+        event.listen(cls, "refresh", _open_refreshed, propagate=True)
+
+
+def _open_refreshed(instance: Any, _context: Any, _names: Any) -> None:
+    _open_loaded(instance, _context)
+
+
+def _open_loaded(instance: Any, _context: Any) -> None:
+    state: Any = sa.inspect(instance)
+    values = state.dict
+    for name, value in values.items():
+        if type(value) is SealedValue:
+            try:
+                values[name] = value.open(row_name(state.key[1]))
+            except DecodeError:
+                for other in [n for n, v in values.items() if type(v) is SealedValue]:
+                    del values[other]  # the object is of no use; what was asked for must not be taken for a value
+                raise
+
+
+def row_sealing(schema: Schema, vault: Vault | None) -> SealedRows | None:
+    """What encrypts rows of a shape for L2, journals and whatever else leaves the process; None for nothing.
+
+    None for a model without encrypted columns, one whose policy says ``l2_plaintext``, and a layer without keys.
+    """
+    if vault is None or vault.keyring is None or schema.policy.l2_plaintext:
+        return None
+    ciphers = {
+        i: (vault.cipher(c.type.place), c.type.by_row)
+        for i, c in enumerate(schema.shared.columns)
+        if isinstance(c.type, EncryptedText)
+    }
+    return SealedRows(ciphers, schema.shared_key_of) if ciphers else None
+
+
+def encrypted_names(schema: Schema) -> frozenset[str]:
+    """The attributes of a shape that hold secrets."""
+    return frozenset(
+        k for c, k in zip(schema.full.columns, schema.full.keys, strict=True) if isinstance(c.type, EncryptedText)
+    )
