@@ -173,7 +173,8 @@ def _refuse_select(element: Any, columns: Sequence[SealedColumn]) -> None:
 
 def _check_upsert(element: Any, columns: Sequence[SealedColumn]) -> None:
     clause = element._post_values_clause
-    updates = {str(getattr(key, "key", key)): value for key, value in getattr(clause, "update_values_to_set", ())}
+    values = dict(getattr(clause, "update_values_to_set", ()))  # a mapping or pairs, by release
+    updates = {str(getattr(key, "key", key)): value for key, value in values.items()}
     for column in columns:
         if column.key not in updates:
             continue
