@@ -18,8 +18,10 @@ from .config.settings import Settings
 from .config.yaml import from_yaml
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
+from .crypto.manage import Crypto
 from .errors import ConfigError, UnavailableError
 from .models.schema import schema_of
+from .models.sealed import sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
@@ -226,6 +228,16 @@ class DataLayer:
         parts = self._open()
         tables = {t for model in models for t in schema_of(parts.registry.resolve(model)).tables}
         parts.coherence.forget(WriteSet(tables=tables))
+
+    @property
+    def crypto(self) -> Crypto:
+        """The encrypted columns of the models: ``rotate()``, ``status()``, ``verify()``."""
+        parts = self._open()
+
+        def forget(tables: set[str]) -> None:
+            parts.coherence.forget(WriteSet(tables=tables))
+
+        return Crypto(parts.engine, parts.vault, lambda: sealed_tables(parts.registry), forget)
 
     # -- observation -----------------------------------------------------------------------------------------------
 

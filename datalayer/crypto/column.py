@@ -149,7 +149,7 @@ class EncryptedText(TypeDecorator[str]):
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
         return self
 
-    class comparator_factory(TypeDecorator.Comparator[str]):  # type: ignore[misc]
+    class comparator_factory(TypeDecorator.Comparator[str]):
         """IS NULL as ever, equality by the blind index, nothing else."""
 
         def operate(self, op: Any, *other: Any, **options: Any) -> Any:
@@ -247,7 +247,7 @@ class BlindMatch(FunctionElement[bool]):
     def texts(self) -> list[Any]:
         """What is looked for."""
         _, parameter = self.clauses
-        found: list[Any] = parameter.effective_value  # type: ignore[attr-defined]
+        found: list[Any] = parameter.effective_value
         return found
 
 
@@ -308,5 +308,3 @@ def _is_null(other: Any) -> bool:
 
 def _is_expression(other: Any) -> bool:
     return isinstance(other, sa.ClauseElement) or hasattr(other, "__clause_element__")
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -63,7 +63,7 @@ class Keyring:
     def __repr__(self) -> str:
         return f"<Keyring active={self.active!r} older={list(self.ids[1:])!r}>"
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a key ring is not pickled: its keys would lie in a file or on a wire")
 
 

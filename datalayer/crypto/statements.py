@@ -175,6 +175,7 @@ def _check_upsert(element: Any, columns: Sequence[SealedColumn]) -> None:
     clause = element._post_values_clause
     values = dict(getattr(clause, "update_values_to_set", ()))  # a mapping or pairs, by release
     updates = {str(getattr(key, "key", key)): value for key, value in values.items()}
+    value: Any
     for column in columns:
         if column.key not in updates:
             continue
@@ -183,7 +184,9 @@ def _check_upsert(element: Any, columns: Sequence[SealedColumn]) -> None:
         if isinstance(value, sa.ClauseElement) and not isinstance(value, BindParameter | Null):
             same = isinstance(getattr(value, "type", None), EncryptedText) and value.key == column.key
             if not same:
-                raise EncryptedColumnError(f"{place} is encrypted; ON CONFLICT may set it to excluded.{column.key} only")
+                raise EncryptedColumnError(
+                    f"{place} is encrypted; ON CONFLICT may set it to excluded.{column.key} only"
+                )
         if column.blind is not None and column.blind not in updates:
             raise EncryptedColumnError(
                 f"{place}: ON CONFLICT DO UPDATE sets it without its blind index; "
@@ -263,7 +266,7 @@ def _check(statement: Any) -> None:
                 _refuse_inside(child, _named(node))
         elif isinstance(node, Insert | Update) and node is not statement and sealed_columns(node.table):
             raise EncryptedColumnError(
-                f"{node.table} has encrypted columns and cannot be written inside of another statement"  # type: ignore[str-format]
+                f"{node.table} has encrypted columns and cannot be written inside of another statement"
             )
 
 

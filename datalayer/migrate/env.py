@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..crypto.column import BlindIndex, EncryptedText
 from ..models.base import UTCDateTime
 from .plan import OWN_TABLES
 
@@ -48,6 +49,8 @@ def _rendered(kind: str, item: Any, context: Any) -> str | bool:
     """Our own column types as plain SQLAlchemy, so that old revisions never depend on this package."""
     if kind != "type":
         return False
+    if isinstance(item, EncryptedText | BlindIndex):
+        return "sa.Text()"
     if isinstance(item, UTCDateTime):
         return "sa.DateTime(timezone=True)"
     if isinstance(item, sa.JSON) and "postgresql" in item._variant_mapping:

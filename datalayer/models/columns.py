@@ -260,7 +260,9 @@ def _check_pair(flags: ColumnFlags, given: set[str], name: str) -> None:
     clash = sorted(given & {"default", "insert_default", "onupdate", "default_factory"}) if automatic else []
     if clash:
         raise ConfigError(f"{name}: auto_now and auto_now_add set the value themselves; remove {', '.join(clash)}")
-    lost = [flag for flag in ("bind_row", "blind_index", "blind_unique") if getattr(flags, flag) and not flags.encrypted]
+    lost = [
+        flag for flag in ("bind_row", "blind_index", "blind_unique") if getattr(flags, flag) and not flags.encrypted
+    ]
     if lost:
         raise ConfigError(f"{name}: {', '.join(lost)} is about ciphertext; say encrypted=True, or remove it")
     if flags.encrypted and given & {"default", "server_default"}:

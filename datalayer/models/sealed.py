@@ -6,7 +6,7 @@ The type is exchanged that late because an annotated column has none before its 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -14,11 +14,14 @@ from sqlalchemy.orm import Mapper
 
 from ..crypto.column import EncryptedText, SealedValue
 from ..crypto.rows import SealedRows, row_name
-from ..crypto.tables import blind_columns, reseal_blind, seal_column
+from ..crypto.tables import blind_columns, reseal_blind, seal_column, sealed_columns
 from ..crypto.vault import Vault
 from ..errors import DecodeError
 from .columns import INFO_KEY, is_text
 from .schema import Schema
+
+if TYPE_CHECKING:
+    from .registry import Registry
 
 
 @event.listens_for(sa.Column, "after_parent_attach")
@@ -82,3 +85,13 @@ def encrypted_names(schema: Schema) -> frozenset[str]:
     return frozenset(
         k for c, k in zip(schema.full.columns, schema.full.keys, strict=True) if isinstance(c.type, EncryptedText)
     )
+
+
+def sealed_tables(registry: Registry) -> list[sa.Table]:
+    """The tables of a layer's models that have encrypted columns, each once."""
+    found: dict[str, sa.Table] = {}
+    for cls in registry.classes():
+        for table in registry.resolve(cls).tables:
+            if isinstance(table, sa.Table) and sealed_columns(table):
+                found[table.fullname] = table
+    return list(found.values())

@@ -80,7 +80,7 @@ def recognise(statement: Any) -> Lookup | None:
 
 def _recognise_blind(match: BlindMatch, entity: Any) -> Lookup | None:
     """Equality of an encrypted column with one text: what L1 holds is readable, so the text is what is looked for."""
-    column, texts = list(match.clauses)[0], match.texts
+    column, texts = next(iter(match.clauses)), match.texts
     mapper: Any = getattr(entity, "_annotations", {}).get("parententity")
     if mapper is None or not mapper.is_mapper or column._annotations.get("parententity") is not mapper:
         return None
