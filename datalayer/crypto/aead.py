@@ -13,7 +13,6 @@ from __future__ import annotations
 import binascii
 import os
 import re
-from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -77,23 +76,23 @@ class Aead:
             pass
         if self._accepts_plain and isinstance(text, str) and not looks_sealed(text):
             return text
-        self._refuse(text, bool(row))
+        raise self._refusal(text, bool(row))
 
-    def _refuse(self, text: object, by_row: bool) -> NoReturn:
+    def _refusal(self, text: object, by_row: bool) -> DecodeError:
         key_id = key_id_of(text)
         if key_id is None:
-            raise DecodeError(
+            return DecodeError(
                 f"{self.place} is encrypted, but a stored value is no {FORMAT} ciphertext; "
                 "if the table held readable text before, allow_plaintext=True reads it until rotate() has encrypted it"
             )
         if key_id not in self._ciphers:
             known = ", ".join(map(repr, self._ciphers))
-            raise DecodeError(
+            return DecodeError(
                 f"{self.place}: a value is encrypted with key {key_id!r}, which is not in the key ring ({known}); "
                 "add that key to encryption_keys, after the active one"
             )
         moved = "another row, column or table" if by_row else "another column or table"
-        raise DecodeError(
+        return DecodeError(
             f"{self.place}: a value under key {key_id!r} does not decrypt; it was changed, moved here from {moved}, "
             "or encrypted with another key of the same id"
         )

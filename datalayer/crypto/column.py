@@ -160,10 +160,10 @@ class EncryptedText(TypeDecorator[str]):
             if op in (operators.eq, operators.ne):
                 # SQLAlchemy itself compares columns in lists; what becomes SQL is refused when it is compiled.
                 return super().operate(op, *other, **options)
-            refuse_operator(self.expr, op)
+            raise refusal(self.expr, op)
 
         def reverse_operate(self, op: Any, other: Any, **options: Any) -> Any:
-            refuse_operator(self.expr, op)
+            raise refusal(self.expr, op)
 
 
 class BlindIndex(TypeDecorator[str]):
@@ -271,7 +271,7 @@ def _blind(expression: Any, op: Any, other: Any) -> Any:
     table = getattr(expression, "table", None)
     blind = table.c.get(kind.blind) if kind.blind is not None and table is not None else None
     if blind is None:
-        refuse_operator(expression, op)
+        raise refusal(expression, op)
     texts = list(other) if op in (operators.in_op, operators.not_in_op) else [other]
     for text in texts:
         if text is not None and not isinstance(text, str):
@@ -286,17 +286,17 @@ def _blind(expression: Any, op: Any, other: Any) -> Any:
     return sa.not_(match) if op in (operators.ne, operators.not_in_op) else match
 
 
-def refuse_operator(expression: Any, op: Any) -> NoReturn:
-    """EncryptedColumnError with what can be done instead."""
+def refusal(expression: Any, op: Any) -> EncryptedColumnError:
+    """The error for an operator, with what can be done instead."""
     kind: EncryptedText = expression.type
     name = getattr(op, "__name__", str(op)).strip("_")
     if kind.blind is None and op in _BLIND:
-        raise EncryptedColumnError(
+        return EncryptedColumnError(
             f"{kind.place} is encrypted and has no blind index, so {name!r} cannot be answered in SQL; "
             "declare it with column(encrypted=True, blind_index=True), or compare in Python"
         )
     able = "is null, ==, != and in_()" if kind.blind is not None else "is null"
-    raise EncryptedColumnError(
+    return EncryptedColumnError(
         f"{kind.place} is encrypted: {name!r} on ciphertext means nothing; SQL can answer {able} for it, "
         "everything else is done in Python on loaded rows"
     )

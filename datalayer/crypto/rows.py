@@ -33,7 +33,7 @@ def row_name(key: Sequence[Any]) -> bytes:
         convert = _TEXT.get(type(value))
         if convert is None:
             raise SealError(
-                f"a primary key value of type {type(value).__name__!r} cannot name the row that ciphertext is bound to; "
+                f"a primary key value of type {type(value).__name__!r} cannot name the row of a ciphertext; "
                 "expected exactly int, str, UUID, bytes or date"
             )
         text = convert(value).encode("utf-8", "surrogatepass")

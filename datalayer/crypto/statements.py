@@ -92,7 +92,8 @@ def _complete_statement(element: Any, columns: Sequence[SealedColumn]) -> tuple[
         return element, renamed
     if getattr(element, "_ordered_values", None) or getattr(element, "_maintain_values_ordering", False):
         raise EncryptedColumnError(
-            f"{element.table.fullname}: ordered_values() cannot set an encrypted column with a blind index; use values()"
+            f"{element.table.fullname}: an encrypted column with a blind index cannot be set by ordered_values(); "
+            "use values()"
         )
     return element.values(added), renamed
 
@@ -174,19 +175,13 @@ def _refuse_select(element: Any, columns: Sequence[SealedColumn]) -> None:
 def _check_upsert(element: Any, columns: Sequence[SealedColumn]) -> None:
     clause = element._post_values_clause
     values = dict(getattr(clause, "update_values_to_set", ()))  # a mapping or pairs, by release
-    updates = {str(getattr(key, "key", key)): value for key, value in values.items()}
-    value: Any
+    updates: dict[str, Any] = {str(getattr(key, "key", key)): value for key, value in values.items()}
     for column in columns:
         if column.key not in updates:
             continue
         place = f"{element.table.fullname}.{column.key}"
-        value = updates[column.key]
-        if isinstance(value, sa.ClauseElement) and not isinstance(value, BindParameter | Null):
-            same = isinstance(getattr(value, "type", None), EncryptedText) and value.key == column.key
-            if not same:
-                raise EncryptedColumnError(
-                    f"{place} is encrypted; ON CONFLICT may set it to excluded.{column.key} only"
-                )
+        if not _is_own_or_plain(updates[column.key], column.key):
+            raise EncryptedColumnError(f"{place} is encrypted; ON CONFLICT may set it to excluded.{column.key} only")
         if column.blind is not None and column.blind not in updates:
             raise EncryptedColumnError(
                 f"{place}: ON CONFLICT DO UPDATE sets it without its blind index; "
@@ -197,6 +192,13 @@ def _check_upsert(element: Any, columns: Sequence[SealedColumn]) -> None:
                 f"{place} is bound to its row: ON CONFLICT must be about the primary key, "
                 "else the value of a new row would land in another one"
             )
+
+
+def _is_own_or_plain(value: Any, key: str) -> bool:
+    """Whether a value is no SQL expression, or ``excluded.<the same column>``."""
+    if not isinstance(value, sa.ClauseElement) or isinstance(value, BindParameter | Null):
+        return True
+    return isinstance(value, sa.ColumnClause) and isinstance(value.type, EncryptedText) and value.key == key
 
 
 def _conflicts_on_key(table: Any, clause: Any) -> bool:
@@ -252,6 +254,8 @@ def _planned(compiled: Any) -> Plan | None:
     return Plan(binder, guard) if binder is not None or guard is not None else None
 
 
+#: type_coerce() says that ciphertext is meant.
+_BOUNDARIES = (sa.SelectBase, sa.ScalarSelect, sa.TableClause, sa.TypeCoerce)
 _OPERATIONS = (BinaryExpression, UnaryExpression, FunctionElement, Cast, Case, Over)
 
 
@@ -284,7 +288,7 @@ def _refuse_inside(node: Any, what: str) -> None:
             raise EncryptedColumnError(
                 f"{found.type.place} is encrypted: {what} on ciphertext means nothing; do it in Python on loaded rows"
             )
-        if not isinstance(found, sa.SelectBase | sa.ScalarSelect | sa.TableClause) and not _is_allowed(found):
+        if not isinstance(found, _BOUNDARIES) and not _is_allowed(found):
             stack.extend(found.get_children())
 
 

@@ -218,7 +218,7 @@ def _check_encrypted(item: Column[Any], name: str, may_encrypt: bool) -> None:
     if item.unique or item.index:
         raise ConfigError(
             f"{name}: an encrypted column cannot be unique or indexed, equal texts do not look equal; "
-            f"say column(encrypted=True, blind_index=True, unique=...), which indexes digests ({item.name}_bidx) instead"
+            f"say column(encrypted=True, blind_index=True), which indexes digests ({item.name}_bidx) instead"
         )
     if isinstance(item.server_default, DefaultClause):
         raise ConfigError(f"{name}: an encrypted column cannot have an SQL default, it would be stored readable")

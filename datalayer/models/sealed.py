@@ -6,6 +6,7 @@ The type is exchanged that late because an annotated column has none before its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -15,13 +16,15 @@ from sqlalchemy.orm import Mapper
 from ..crypto.column import EncryptedText, SealedValue
 from ..crypto.rows import SealedRows, row_name
 from ..crypto.tables import blind_columns, reseal_blind, seal_column, sealed_columns
-from ..crypto.vault import Vault
+from ..crypto.vault import Vault, slot_of
 from ..errors import DecodeError
 from .columns import INFO_KEY, is_text
 from .schema import Schema
 
 if TYPE_CHECKING:
     from .registry import Registry
+
+_MEMO = "_datalayer_encrypted"
 
 
 @event.listens_for(sa.Column, "after_parent_attach")
@@ -80,11 +83,24 @@ def row_sealing(schema: Schema, vault: Vault | None) -> SealedRows | None:
     return SealedRows(ciphers, schema.shared_key_of) if ciphers else None
 
 
-def encrypted_names(schema: Schema) -> frozenset[str]:
-    """The attributes of a shape that hold secrets."""
-    return frozenset(
-        k for c, k in zip(schema.full.columns, schema.full.keys, strict=True) if isinstance(c.type, EncryptedText)
-    )
+def encrypted_attributes(mapper: Mapper[Any]) -> Mapping[str, sa.Column[Any]]:
+    """The attributes that hold secrets, and their columns. A dict look-up after the first time."""
+    known: dict[str, sa.Column[Any]] | None = mapper.__dict__.get(_MEMO)
+    if known is None:
+        columns = {prop.key: prop.columns[0] for prop in mapper.column_attrs}
+        known = {
+            name: c for name, c in columns.items() if isinstance(c, sa.Column) and isinstance(c.type, EncryptedText)
+        }
+        mapper.__dict__[_MEMO] = known
+    return known
+
+
+def opened(dialect: sa.Dialect, kind: Any, text: str | None, key: Sequence[Any]) -> str | None:
+    """The text of a stored value of an encrypted column, in the row with this primary key."""
+    if text is None:
+        return None
+    vault = slot_of(dialect).opened(kind.place)
+    return vault.cipher(kind.place).open(text, row_name(key) if kind.by_row else b"")
 
 
 def sealed_tables(registry: Registry) -> list[sa.Table]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NoReturn
 
 from ..models.copying import frozen
 from ..models.schema import Schema
-from ..models.sealed import encrypted_names
+from ..models.sealed import encrypted_attributes
 
 
 class Snapshot:
@@ -56,7 +56,11 @@ def _slots(snapshot: Snapshot) -> tuple[str, ...]:
 def snapshot_class(schema: Schema) -> type[Snapshot]:
     """The snapshot class of a model, with one slot for each column that ``select`` returns."""
     slots = tuple(dict.fromkeys(schema.full.keys))
-    body = {"__slots__": slots, "__module__": schema.cls.__module__, "_secret": encrypted_names(schema)}
+    body = {
+        "__slots__": slots,
+        "__module__": schema.cls.__module__,
+        "_secret": frozenset(encrypted_attributes(schema.mapper)),
+    }
     return type(f"{schema.cls.__name__}Snapshot", (Snapshot,), body)
 
 
