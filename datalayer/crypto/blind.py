@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import hmac
+from typing import NoReturn
 
 from .aead import TO_URL, SealError
 from .keyring import Keyring, Place
@@ -59,6 +60,9 @@ class _Secret:
 
     def __repr__(self) -> str:
         return "<secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key is not pickled: it would lie in a file or on a wire")
 
 
 class ReadableDigests:
