@@ -202,11 +202,7 @@ class Repository(Generic[T]):
             Any, self.session.execute(statement.values(values), execution_options={"synchronize_session": False})
         )
         if result.rowcount != 1:
-            compared = ", ".join(wanted) or "it is gone"
-            raise ConflictError(
-                f"{self.model.__name__} {_shown(key)} is not as expected any more ({compared}); "
-                "read it again and decide anew"
-            )
+            raise self._conflict(key, wanted)
         return self._reloaded(key)
 
     def _unchanged_secrets(self, key: tuple[Any, ...], wanted: Mapping[str, Any]) -> list[Any]:
@@ -217,13 +213,18 @@ class Repository(Generic[T]):
         stored = [sa.type_coerce(getattr(self.model, name), sa.Text()) for name in secret]
         found = self.session.execute(sa.select(*stored).where(*self._is_key(key))).one_or_none()
         if found is None:
-            return [sa.false()]
+            raise self._conflict(key, secret)
         dialect = self.session.get_bind(mapper=self._mapper).dialect
         texts = [opened(dialect, kind, text, key) for kind, text in zip(secret.values(), found, strict=True)]
-        return [
-            column.is_not_distinct_from(text) if plain == wanted[name] else sa.false()
-            for name, column, text, plain in zip(secret, stored, found, texts, strict=True)
-        ]
+        if texts != [wanted[name] for name in secret]:
+            raise self._conflict(key, secret)
+        return [column.is_not_distinct_from(text) for column, text in zip(stored, found, strict=True)]
+
+    def _conflict(self, key: Sequence[Any], compared: Iterable[str]) -> ConflictError:
+        return ConflictError(
+            f"{self.model.__name__} {_shown(key)} is not as expected any more ({', '.join(compared) or 'it is gone'}); "
+            "read it again and decide anew"
+        )
 
     def delete(self, id: Any, *, hard: bool = False) -> bool:
         """Delete the row; False when there was none. A SoftDelete model is marked instead, unless ``hard``."""

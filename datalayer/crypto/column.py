@@ -142,8 +142,8 @@ class EncryptedText(TypeDecorator[str]):
 
         return bound if self.by_row else opened
 
-    def process_literal_param(self, value: Any, dialect: sa.Dialect) -> str:
-        del value
+    def literal_processor(self, dialect: sa.Dialect) -> NoReturn:
+        # Not in a processor: what SQLAlchemy says of one that fails quotes the value.
         raise SealError(f"{self.place} is encrypted and cannot be rendered as a literal; use bound parameters")
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
@@ -199,8 +199,7 @@ class BlindIndex(TypeDecorator[str]):
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> None:
         return None
 
-    def process_literal_param(self, value: Any, dialect: sa.Dialect) -> str:
-        del value
+    def literal_processor(self, dialect: sa.Dialect) -> NoReturn:
         raise SealError(f"the blind index of {self.table}.{self.column} cannot be rendered as a literal")
 
 
@@ -228,8 +227,7 @@ class _Digests(TypeDecorator[Any]):
             raise
         return found if dialect.name == "postgresql" else json.dumps(found)
 
-    def process_literal_param(self, value: Any, dialect: sa.Dialect) -> str:
-        del value
+    def literal_processor(self, dialect: sa.Dialect) -> NoReturn:
         raise SealError(f"the blind index of {self.table}.{self.column} cannot be rendered as a literal")
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
+from .aead import SealError
 from .column import EncryptedColumnError, UnboundValue
 from .rows import row_name
 from .tables import SealedColumn
@@ -23,7 +24,7 @@ class RowBinder:
         self._table = statement.table
         self._insert = isinstance(statement, Insert)
         self._bound = [column.key for column in columns if column.by_row]
-        self._keys = [column.key for column in self._table.primary_key]
+        self._keys = {column.key: column.type.python_type for column in self._table.primary_key}
         self._pins = {} if self._insert else pins_of(compiled)
         if self._insert and statement._multi_values:
             raise EncryptedColumnError(
@@ -54,6 +55,12 @@ class RowBinder:
             raise EncryptedColumnError(
                 f"{self._table.fullname}.{self._bound[0]} is bound to its row (bind='row'), which is not known: {what}"
             )
+        for value, kind in zip(found, self._keys.values(), strict=True):
+            if type(value) is not kind:  # it would be read back as another value, and the ciphertext never again
+                raise SealError(
+                    f"{self._table.fullname}.{self._bound[0]} is bound to its row (bind='row'): its primary key is "
+                    f"given as {type(value).__name__!r}, expected {kind.__name__!r} exactly"
+                )
         return found
 
     def _check_rekey(self, row: Mapping[str, Any]) -> None:

@@ -80,16 +80,23 @@ def test_frozen_ciphertext_is_still_read(vector: dict[str, Any]):
     keys = Keyring({name: bytes.fromhex(key) for name, key in VECTORS["keys"].items()})
     place, row = Place(vector["table"], vector["column"]), bytes.fromhex(vector["row"])
     assert Aead(keys, place).open(vector["sealed"], row) == vector["text"]
-    key = hkdf(bytes.fromhex(VECTORS["keys"][vector["key"]]), f"datalayer dl1 aead\0{place.table}\0{place.column}".encode())
+    key = hkdf(
+        bytes.fromhex(VECTORS["keys"][vector["key"]]), f"datalayer dl1 aead\0{place.table}\0{place.column}".encode()
+    )
     aad = str(place).encode() + (b"\0" + row if row else b"")
-    assert gcm_open(key, bytes_of(vector["sealed"].split(".")[2]), aad).decode("utf-8", "surrogatepass") == vector["text"]
+    assert (
+        gcm_open(key, bytes_of(vector["sealed"].split(".")[2]), aad).decode("utf-8", "surrogatepass") == vector["text"]
+    )
 
 
 @pytest.mark.parametrize("vector", VECTORS["digests"], ids=lambda v: v["digest"])
 def test_frozen_digests_are_still_computed(vector: dict[str, Any]):
     keys = Keyring({vector["key"]: bytes.fromhex(VECTORS["keys"][vector["key"]])})
     assert Digests(keys, Place(vector["table"], vector["column"])).current(vector["text"]) == vector["digest"]
-    key = hkdf(bytes.fromhex(VECTORS["keys"][vector["key"]]), f"datalayer dl1 blind\0{vector['table']}\0{vector['column']}".encode())
+    key = hkdf(
+        bytes.fromhex(VECTORS["keys"][vector["key"]]),
+        f"datalayer dl1 blind\0{vector['table']}\0{vector['column']}".encode(),
+    )
     expected = hmac.new(key, vector["text"].encode(), hashlib.sha256).digest()[:16]
     assert bytes_of(vector["digest"].split(".")[1]) == expected
 
@@ -144,7 +151,18 @@ def test_every_changed_character_is_noticed():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "hello", "dl1", "dl1..", "dl1.k2.", "dl1.k2.AAAA", "dl2.k2." + "A" * 60, "dl1.k2." + "=" * 60, "dl1.k 2." + "A" * 60]
+    "text",
+    [
+        "",
+        "hello",
+        "dl1",
+        "dl1..",
+        "dl1.k2.",
+        "dl1.k2.AAAA",
+        "dl2.k2." + "A" * 60,
+        "dl1.k2." + "=" * 60,
+        "dl1.k 2." + "A" * 60,
+    ],
 )
 def test_what_is_no_ciphertext_is_refused_without_being_shown(text: str):
     with pytest.raises(DecodeError, match=r"patients\.email") as caught:
@@ -190,7 +208,12 @@ def test_without_keys_ciphertext_is_neither_stored_nor_handed_out():
 def test_digests_are_equal_for_equal_texts_of_one_column_under_one_key_only():
     digests = Digests(BOTH, PLACE)
     assert digests.current("x") == digests.current("x")
-    others = {digests.current("x"), digests.current("X"), *digests.older("x"), Digests(BOTH, Place("p", "q")).current("x")}
+    others = {
+        digests.current("x"),
+        digests.current("X"),
+        *digests.older("x"),
+        Digests(BOTH, Place("p", "q")).current("x"),
+    }
     assert len(others) == 4
     assert digests.every("x") == [digests.current("x"), *digests.older("x")]
     assert re.fullmatch(r"k2\.[A-Za-z0-9_-]{22}", digests.current("x"))
@@ -219,7 +242,17 @@ def test_nothing_here_shows_or_pickles_a_key():
 
 
 def test_names_of_rows_are_different_for_different_keys():
-    keys: list[tuple[Any, ...]] = [(1,), ("1",), (1, 1), (11,), ("1", "1"), ("1i1",), (b"1",), (date(2024, 1, 1),), (UUID(int=1),)]
+    keys: list[tuple[Any, ...]] = [
+        (1,),
+        ("1",),
+        (1, 1),
+        (11,),
+        ("1", "1"),
+        ("1i1",),
+        (b"1",),
+        (date(2024, 1, 1),),
+        (UUID(int=1),),
+    ]
     assert len({row_name(key) for key in keys}) == len(keys)
     for odd in (True, 1.0, None):
         with pytest.raises(SealError, match="cannot name the row"):
