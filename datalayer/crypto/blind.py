@@ -18,12 +18,16 @@ DIGEST_BYTES = 16
 
 
 class Digests:
-    """The digests of one column, under each key of the ring. Thread-safe; about two microseconds each."""
+    """The digests of one column, under each key of the ring. Thread-safe; about two microseconds each.
 
-    __slots__ = ("_keys", "place")
+    ``accepts_plain``: rows that were stored readable have the text itself in the place of a digest.
+    """
 
-    def __init__(self, keyring: Keyring, place: Place) -> None:
+    __slots__ = ("_accepts_plain", "_keys", "place")
+
+    def __init__(self, keyring: Keyring, place: Place, *, accepts_plain: bool = False) -> None:
         self.place = place
+        self._accepts_plain = accepts_plain
         self._keys = [(key_id, _Secret(keyring.subkey(key_id, "blind", place))) for key_id in keyring.ids]
 
     def current(self, text: str) -> str:
@@ -32,11 +36,12 @@ class Digests:
 
     def every(self, text: str) -> list[str]:
         """The digests that a row with this text may have: while keys are being rotated, one of several."""
-        return [self._digest(key_id, key, text) for key_id, key in self._keys]
+        return [self.current(text), *self.older(text)]
 
     def older(self, text: str) -> list[str]:
         """The digests that a row with this text may still have from before the active key."""
-        return [self._digest(key_id, key, text) for key_id, key in self._keys[1:]]
+        older = [self._digest(key_id, key, text) for key_id, key in self._keys[1:]]
+        return [*older, text] if self._accepts_plain else older
 
     def _digest(self, key_id: str, key: _Secret, text: str) -> str:
         if not isinstance(text, str):

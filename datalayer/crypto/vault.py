@@ -63,7 +63,14 @@ class Vault:
         return Aead(self.keyring, place, accepts_plain=self.accepts_plain)
 
     def _make_digests(self, place: Place) -> Digests | ReadableDigests:
-        return ReadableDigests(place) if self.keyring is None else Digests(self.keyring, place)
+        if self.keyring is None:
+            return ReadableDigests(place)
+        return Digests(self.keyring, place, accepts_plain=self.accepts_plain)
+
+    @property
+    def in_transition(self) -> bool:
+        """Whether one text may have several digests in the database."""
+        return self.keyring is not None and (len(self.keyring.ids) > 1 or self.accepts_plain)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vault) and (other.keyring, other.accepts_plain) == (self.keyring, self.accepts_plain)

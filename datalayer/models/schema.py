@@ -126,8 +126,8 @@ class Schema:
         self.local_key_of = _picker([self.local.index[c] for c in mapper.primary_key])
         self.fields = tuple(_field(c, k) for c, k in zip(self.shared.columns, self.shared.keys, strict=True))
         bound = [i for i, c in enumerate(columns) if isinstance(c.type, EncryptedText) and c.type.by_row]
-        #: Opens a full row as a driver gives it; None when no column is bound to its row.
-        self.opened: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = _opener(bound, self.key_of)
+        #: Decrypts full rows as a driver gives them; None when no column is bound to its row. May empty the list.
+        self.open_rows: Callable[[list[tuple[Any, ...]]], list[tuple[Any, ...]]] | None = _opener(bound, self.key_of)
         self.mutable = tuple(k for c, k in zip(columns, keys, strict=True) if _is_mutable(c.type))
 
     def _subset(self, keep: list[bool]) -> Projection:
@@ -147,7 +147,7 @@ class Schema:
         return (
             self.cacheable
             and not self.polymorphic
-            and _quiet(self.mapper, own_listeners=int(self.opened is not None))
+            and _quiet(self.mapper, own_listeners=int(self.open_rows is not None))
             and len(set(self.full.keys)) == len(self.full.keys)
         )
 
@@ -158,16 +158,19 @@ def _opener(bound: list[int], key_of: Callable[[tuple[Any, ...]], tuple[Any, ...
 
     def opened(row: tuple[Any, ...]) -> tuple[Any, ...]:
         values, name = list(row), row_name(key_of(row))
-        try:
-            for i in bound:
-                if values[i] is not None:
-                    values[i] = values[i].open(name)
-        except DecodeError:
-            values.clear()  # a traceback that shows local variables must not show the row
-            raise
+        for i in bound:
+            if values[i] is not None:
+                values[i] = values[i].open(name)
         return tuple(values)
 
-    return opened
+    def open_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        try:
+            return [opened(row) for row in rows]
+        except DecodeError as error:
+            rows.clear()  # a traceback that shows local variables must not show these
+            raise error.with_traceback(None) from None
+
+    return open_rows
 
 
 def _quiet(mapper: Mapper[Any], *, own_listeners: int) -> bool:

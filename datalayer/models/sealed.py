@@ -65,6 +65,7 @@ def _open_loaded(instance: Any, _context: Any) -> None:
             except DecodeError:
                 for other in [n for n, v in values.items() if type(v) is SealedValue]:
                     del values[other]  # the object is of no use; what was asked for must not be taken for a value
+                del values  # nor may a traceback show its other values
                 raise
 
 

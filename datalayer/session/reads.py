@@ -167,4 +167,7 @@ def execute_raw(session: Session, schema: Schema, statement: Any, parameters: di
     result: Any = connection.execute(statement, parameters, execution_options=orm_context._orm_load_exec_options)
     fetch = getattr(result, "_raw_all_tuples", None) or result._raw_all_rows
     rows = list(fetch())
-    return rows if schema.opened is None else [schema.opened(tuple(row)) for row in rows]
+    if schema.open_rows is None:
+        return rows
+    rows = [tuple(row) for row in rows]
+    return schema.open_rows(rows)

@@ -61,8 +61,7 @@ class CoreReader:
                 rows = [tuple(row) for row in connection.execute(statement, parameters).all()]
         except sa.exc.SQLAlchemyError as error:
             raise translated(error, self._engine) from error
-        opened = self._schema.opened
-        return rows if opened is None else [opened(row) for row in rows]
+        return rows if self._schema.open_rows is None else self._schema.open_rows(rows)
 
 
 class DriverReader:
@@ -142,7 +141,7 @@ class _Statement:
         self._binders = {name: processors[name] for name in names if name in processors}
         self._dialect = engine.dialect
         self._types = [column.type for column in schema.full.columns]
-        self._opened = schema.opened
+        self._open_rows = schema.open_rows
         self._converters: list[tuple[int, Callable[[Any], Any]]] = []
         self._binary: bool | None = None
 
@@ -154,7 +153,9 @@ class _Statement:
         if self._binary is None:
             self._learn([column.type_code for column in cursor.description])
         rows: list[Values] = cursor.fetchall()
-        return [self._converted(row) for row in rows] if self._converters else rows
+        if self._converters:
+            rows = [self._converted(row) for row in rows]
+        return rows if self._open_rows is None else self._open_rows(rows)
 
     def _learn(self, codes: list[int]) -> None:
         """Look at what the server really sends: a domain or an extension type would come as bytes if binary."""
@@ -173,7 +174,7 @@ class _Statement:
         except DecodeError:
             values.clear()  # what was decrypted before must not show in a traceback
             raise
-        return tuple(values) if self._opened is None else self._opened(tuple(values))
+        return tuple(values)
 
 
 class ListeningReader:

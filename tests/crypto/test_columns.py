@@ -411,6 +411,9 @@ def test_a_readable_table_is_read_while_it_is_being_encrypted(open_layer: Any, r
     with pytest.raises(DecodeError, match=r"patients\.(email|city|notes) is encrypted, but a stored value is no dl1"):
         open_layer(safe.NEW).repository(Patient).get(1)
     layer = open_layer(safe.NEW, allow_plaintext=True)
+    assert layer.repository(Patient).get_by(email="p1@x") is not None
+    with pytest.raises(AlreadyExistsError):
+        layer.repository(Patient).create(patient(2, email="p1@x"))
     assert layer.repository(Patient).get_one(1).notes == "note 1"
     assert layer.crypto.status("patients").columns[0].readable == 1
     assert layer.crypto.rotate("patients").ok

@@ -156,7 +156,7 @@ def test_equal_texts_that_slipped_in_are_reported_and_left(rotating: DataLayer, 
 
 
 def test_only_tables_with_encrypted_columns_can_be_named(rotating: DataLayer, open_layer: OpenLayer):
-    with pytest.raises(ConfigError, match="'nope' is no table with encrypted columns; there are .*patients"):
+    with pytest.raises(ConfigError, match=r"'nope' is no table with encrypted columns; there are .*patients"):
         rotating.crypto.rotate("nope")
     with pytest.raises(ConfigError, match="no encryption key"):
         open_layer({}, allow_plaintext=True).crypto.status()
