@@ -18,8 +18,10 @@ from .config.settings import Settings
 from .config.yaml import from_yaml
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
+from .crypto.manage import Crypto
 from .errors import ConfigError, UnavailableError
 from .models.schema import schema_of
+from .models.sealed import sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
@@ -29,7 +31,7 @@ from .session.reader import Reader
 from .session.session import Session
 from .tiers.census import collect
 from .tiers.l3 import row_reader
-from .wiring import Parts, build
+from .wiring import Parts, build, close_vault
 
 if TYPE_CHECKING:
     from .migrate.drift import Drift
@@ -100,6 +102,7 @@ class DataLayer:
         parts.tracker.remove()
         if parts.authority is not None:
             parts.authority.close()
+        close_vault(parts)
         parts.watchdog.close()
         parts.l2.close()
         if parts.reading is not None:
@@ -355,6 +358,16 @@ class DataLayer:
         parts = self._open()
         tables = {t for model in models for t in schema_of(parts.registry.resolve(model)).tables}
         parts.coherence.forget(WriteSet(tables=tables))
+
+    @property
+    def crypto(self) -> Crypto:
+        """The encrypted columns of the models: ``rotate()``, ``status()``, ``verify()``."""
+        parts = self._open()
+
+        def forget(tables: set[str]) -> None:
+            parts.coherence.forget(WriteSet(tables=tables))
+
+        return Crypto(parts.engine, parts.vault, lambda: sealed_tables(parts.registry), forget)
 
     # -- observation -----------------------------------------------------------------------------------------------
 

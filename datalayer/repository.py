@@ -29,6 +29,7 @@ from .errors import (
 from .models.columns import column_flags, utc_now
 from .models.hooks import Hooks, run_after_set, run_before_get, run_before_set
 from .models.schema import Schema, schema_of
+from .models.sealed import encrypted_attributes, opened
 from .query.compile import to_select
 from .query.page import Page, keyset
 from .session.many import get_many
@@ -188,7 +189,10 @@ class Repository(Generic[T]):
         wanted = self._expectation(expected)
         values = {name: v for name, v in self._loaded(obj).items() if name not in self._schema_key_names()}
         statement = sa.update(self.model).where(*self._is_key(key))
+        statement = statement.where(*self._unchanged_secrets(key, wanted))
         for name, value in wanted.items():
+            if name in encrypted_attributes(self._mapper):
+                continue
             statement = statement.where(getattr(self.model, name).is_not_distinct_from(value))
         version = self._mapper.version_id_col
         if version is not None:
@@ -198,12 +202,29 @@ class Repository(Generic[T]):
             Any, self.session.execute(statement.values(values), execution_options={"synchronize_session": False})
         )
         if result.rowcount != 1:
-            compared = ", ".join(wanted) or "it is gone"
-            raise ConflictError(
-                f"{self.model.__name__} {_shown(key)} is not as expected any more ({compared}); "
-                "read it again and decide anew"
-            )
+            raise self._conflict(key, wanted)
         return self._reloaded(key)
+
+    def _unchanged_secrets(self, key: tuple[Any, ...], wanted: Mapping[str, Any]) -> list[Any]:
+        """Criteria for encrypted attributes: their ciphertext is still that of the text that is expected."""
+        secret = {n: c.type for n, c in encrypted_attributes(self._mapper).items() if n in wanted}
+        if not secret:
+            return []
+        stored = [sa.type_coerce(getattr(self.model, name), sa.Text()) for name in secret]
+        found = self.session.execute(sa.select(*stored).where(*self._is_key(key))).one_or_none()
+        if found is None:
+            raise self._conflict(key, secret)
+        dialect = self.session.get_bind(mapper=self._mapper).dialect
+        texts = [opened(dialect, kind, text, key) for kind, text in zip(secret.values(), found, strict=True)]
+        if texts != [wanted[name] for name in secret]:
+            raise self._conflict(key, secret)
+        return [column.is_not_distinct_from(text) for column, text in zip(stored, found, strict=True)]
+
+    def _conflict(self, key: Sequence[Any], compared: Iterable[str]) -> ConflictError:
+        return ConflictError(
+            f"{self.model.__name__} {_shown(key)} is not as expected any more ({', '.join(compared) or 'it is gone'}); "
+            "read it again and decide anew"
+        )
 
     def delete(self, id: Any, *, hard: bool = False) -> bool:
         """Delete the row; False when there was none. A SoftDelete model is marked instead, unless ``hard``."""

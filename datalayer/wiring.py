@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,13 +21,18 @@ from .coherence.local import Coherence
 from .coherence.loose import Loose
 from .coherence.strict import Strict
 from .config.settings import Settings
+from .contracts.cipher import RowSealing
 from .contracts.clock import Clock, SystemClock
 from .contracts.keys import key_text
 from .contracts.levels import Levels
 from .contracts.tier import SharedTier
+from .crypto.keyring import Keyring
+from .crypto.statements import StatementRules
+from .crypto.vault import Vault, attach, detach
 from .models.policy import CachePolicy
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
+from .models.sealed import row_sealing
 from .session.caches import Caches
 from .session.catalog import Catalog
 from .session.writes import WriteTracker
@@ -57,12 +63,15 @@ class Parts:
     clock: Clock
     failures: Counter[str]
     statement_listeners: int = 0
+    vault: Vault | None = None
+    rules: StatementRules | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     """Make the parts of a layer. Connects to nothing: a server that is away now may be there at the first read."""
     clock: Clock = settings.clock or SystemClock()
-    registry = Registry(models, allow_plaintext=settings.allow_plaintext)
+    vault = _vault(settings)
+    registry = Registry(models, allow_plaintext=settings.allow_plaintext, has_keys=bool(settings.encryption_keys))
     owned, folder = engine is None, None
     if engine is None:
         engine, folder = _open(settings)
@@ -77,6 +86,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
             watch_statements(engine, watchdog)
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
+    rules = _encrypting(vault, engine, reading)
     catalog = Catalog(lambda: registry.metadata)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
     caches = Caches(
@@ -84,7 +94,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         tracker=tracker,
         forget=coherence.forget,
         levels=levels,
-        make=_LadderMaker(settings, engine, shared, coherence, clock),
+        make=_LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault)),
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
@@ -108,7 +118,39 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         clock,
         failures,
         heard,
+        vault,
+        rules,
     )
+
+
+def _vault(settings: Settings) -> Vault | None:
+    keys = settings.encryption_keys
+    if not keys and not settings.allow_plaintext:
+        return None
+    return Vault(Keyring(keys) if keys else None, accepts_plain=settings.allow_plaintext)
+
+
+def _encrypting(vault: Vault | None, engine: sa.Engine, reading: sa.Engine | None) -> StatementRules | None:
+    """Give the engines their keys; from now on no error of theirs shows parameters."""
+    if vault is None:
+        return None
+    attach(engine.dialect, vault)
+    if reading is not None:
+        attach(reading.dialect, vault)
+    engine.hide_parameters = True
+    rules = StatementRules(engine)
+    rules.install()
+    return rules
+
+
+def close_vault(parts: Parts) -> None:
+    """Take the keys back: an engine that outlives the layer reads and writes no encrypted column."""
+    if parts.vault is None or parts.rules is None:
+        return
+    parts.rules.remove()
+    for engine in (parts.engine, parts.reading):
+        if engine is not None:
+            detach(engine.dialect)
 
 
 def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
@@ -221,13 +263,20 @@ class _LadderMaker:
     """Makes the ladder of a root class from the settings and the class's policy, and announces it to coherence."""
 
     def __init__(
-        self, settings: Settings, engine: sa.Engine, shared: _Shared | None, coherence: Coherence, clock: Clock
+        self,
+        settings: Settings,
+        engine: sa.Engine,
+        shared: _Shared | None,
+        coherence: Coherence,
+        clock: Clock,
+        sealing: Callable[[Schema], RowSealing | None],
     ) -> None:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
         self._horizon = shared.authority.horizon if shared is not None else FOREVER
         self._coherence = coherence
         self._clock = clock
+        self._sealing = sealing
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
         self._l1_ttl = settings.effective_l1_ttl(
@@ -256,6 +305,7 @@ class _LadderMaker:
             prefix=policy.l2.key_prefix,
             horizon=self._horizon,
             flights=Flights(),
+            sealing=self._sealing,
         )
         self._coherence.register(ladder)
         return ladder

@@ -11,11 +11,13 @@ import datetime as dt
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgpack
 
+from ..contracts.cipher import RowSealing
 from ..contracts.codec import Codec, Field
 from ..errors import DecodeError, EncodeError
 from . import exact
@@ -23,7 +25,7 @@ from .msgpack import MsgpackCodec
 
 _ODD = 64
 
-_NATIVE = {"int": int, "str": str, "float": float, "bool": bool, "bytes": bytes}
+_NATIVE = {"int": int, "str": str, "float": float, "bool": bool, "bytes": bytes, "sealed": str}
 _KINDS = frozenset((*_NATIVE, "datetime", "date", "time", "timedelta", "decimal", "uuid", "enum", "json", "any"))
 
 
@@ -39,8 +41,10 @@ class _Odd:
 class Row:
     """The compiled codec of one shape; see :class:`datalayer.contracts.codec.RowCodec`. Thread-safe."""
 
-    def __init__(self, fields: Sequence[Field], codec: Codec) -> None:
-        self.fields = tuple(fields)
+    def __init__(self, fields: Sequence[Field], codec: Codec, sealing: RowSealing | None = None) -> None:
+        # Another kind is another fingerprint and shape: ciphertext is never taken for a value, nor a value for it.
+        sealed = sealing.positions if sealing is not None else frozenset()
+        self.fields = tuple(replace(f, kind="sealed") if i in sealed else f for i, f in enumerate(fields))
         self.codec = codec
         self.shape: bytes = msgpack.packb([[f.name, f.kind, f.nullable] for f in self.fields])
         self.fingerprint = _fingerprint(self.fields, codec)
@@ -48,11 +52,25 @@ class Row:
             self.encode, self.decode = _compiled(self.fields)
         else:
             self.encode, self.decode = _generic(self.fields, codec)
+        self.open: Callable[[tuple[Any, ...]], tuple[Any, ...]] = _as_it_is
+        if sealing is not None:
+            self.open = sealing.open
+            self.encode, self.decode = _sealed(self.encode, self.decode, sealing)
 
 
-def compile_row(fields: Sequence[Field], codec: Codec) -> Row:
-    """The codec of rows with these fields."""
-    return Row(fields, codec)
+def compile_row(fields: Sequence[Field], codec: Codec, sealing: RowSealing | None = None) -> Row:
+    """The codec of rows with these fields; what ``sealing`` encrypts is ciphertext in the bytes."""
+    return Row(fields, codec, sealing)
+
+
+def _as_it_is(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return row
+
+
+def _sealed(
+    encode: Callable[[Any], bytes], decode: Callable[[Any], tuple[Any, ...]], sealing: RowSealing
+) -> tuple[Callable[[Any], bytes], Callable[[Any], tuple[Any, ...]]]:
+    return lambda row: encode(sealing.seal(row)), lambda body: sealing.open(decode(body))
 
 
 def _fingerprint(fields: Sequence[Field], codec: Codec) -> bytes:
@@ -73,7 +91,7 @@ def adapt(shape: bytes, body: bytes | memoryview, target: Row) -> tuple[Any, ...
         if any(kinds.get(field.name) != field.kind for field in target.fields) or not set(kinds.values()) <= _KINDS:
             return None
         values = dict(zip(kinds, compile_row(fields, target.codec).decode(body), strict=True))
-        return tuple(_fit(field, values[field.name]) for field in target.fields)
+        return target.open(tuple(_fit(field, values[field.name]) for field in target.fields))
     except (DecodeError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -132,7 +150,7 @@ def _compiled(fields: tuple[Field, ...]) -> tuple[Callable[[Any], bytes], Callab
 def _plain_test(field: Field, name: str) -> str:
     """The condition under which a value is not of its column's plain type."""
     if field.kind in _NATIVE:
-        test = f"type({name}) is not {field.kind}"
+        test = f"type({name}) is not {_NATIVE[field.kind].__name__}"
     elif field.kind == "datetime":
         test = f"(type({name}) is not datetime or {name}.tzinfo is not utc or {name}.fold)"
     else:

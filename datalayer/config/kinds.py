@@ -11,6 +11,7 @@ from enum import Enum
 from math import isfinite
 from typing import Any, TypeVar
 
+from ..contracts.cipher import KeyProvider
 from ..contracts.urls import redact_url
 from ..errors import ConfigError
 from .option import Kind
@@ -186,10 +187,14 @@ class RedisUrl(Kind[str, str]):
         return repr(redact_url(value))
 
 
-class Keys(Kind[Mapping[str, bytes] | None, KeyRing]):
-    """Encryption keys by id, active key first; none by default."""
+class Keys(Kind[Mapping[str, bytes] | KeyProvider | None, KeyRing]):
+    """Encryption keys by id, active key first, or what provides them; none by default."""
 
     def parse(self, value: Any, name: str) -> KeyRing:
+        if callable(load := getattr(value, "load", None)):
+            value = load()
+            if isinstance(value, str):
+                return self.from_text(value, name)
         return key_ring({} if value is None else value, name=name, size=32)
 
     def from_text(self, text: str, name: str) -> KeyRing:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, Self
 
+from ..contracts.cipher import KeyProvider
 from ..contracts.clock import Clock
 from ..contracts.codec import Codec
 from ..contracts.observe import MetricsRecorder
@@ -196,10 +197,12 @@ class Settings:
 
     # -- encryption
 
-    encryption_keys: Option[Mapping[str, bytes] | None, KeyRing] = option(Keys(), None)
-    """``{key id: 32 bytes}`` in order: the first encrypts, all decrypt. As text ``k2:base64,k1:base64``."""
+    encryption_keys: Option[Mapping[str, bytes] | KeyProvider | None, KeyRing] = option(Keys(), None)
+    """``{key id: 32 bytes}`` in order: the first encrypts, all decrypt. As text ``k2:base64,k1:base64``. Or an object
+    with ``load()``, such as :class:`datalayer.crypto.providers.FileKeys`, which is asked once."""
     allow_plaintext: Boolean = option(Flag(), False)
-    """Without a key, store encrypted columns readable instead of refusing their models."""
+    """Without a key, store encrypted columns readable instead of refusing their models; with one, accept readable
+    values that were stored before, until they are written again."""
 
     # -- migrations
 

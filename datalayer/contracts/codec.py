@@ -12,7 +12,8 @@ class Field:
     """One column of a row shape.
 
     ``kind`` is a stable type tag (``"int"``, ``"str"``, ``"float"``, ``"bool"``, ``"bytes"``, ``"datetime"``,
-    ``"date"``, ``"time"``, ``"timedelta"``, ``"decimal"``, ``"uuid"``, ``"enum"``, ``"json"``, ``"any"``);
+    ``"date"``, ``"time"``, ``"timedelta"``, ``"decimal"``, ``"uuid"``, ``"enum"``, ``"json"``, ``"any"``, and
+    ``"sealed"`` for text that travels as ciphertext);
     ``python_type`` is needed for enums only (the Enum class) and is None elsewhere.
     """
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from alembic.operations import ops
 from alembic.util import CommandError
 
+from ..crypto.column import BlindIndex, EncryptedText
 from ..models.base import UTCDateTime
 from .additive import plan_of
 from .compare import flat, managed_tables, not_ours, wanted
@@ -155,6 +156,8 @@ def _rendered(kind: str, item: Any, context: Any) -> str | bool:
     """Our own column types as plain SQLAlchemy, so that old revisions never depend on this package."""
     if kind != "type":
         return False
+    if isinstance(item, EncryptedText | BlindIndex):
+        return "sa.Text()"
     if isinstance(item, UTCDateTime):
         return "sa.DateTime(timezone=True)"
     if isinstance(item, sa.JSON) and "postgresql" in item._variant_mapping:

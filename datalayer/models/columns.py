@@ -17,14 +17,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from sqlalchemy import JSON, Column, DefaultClause, FetchedValue, Table, event, literal
+from sqlalchemy import CHAR, JSON, Column, DefaultClause, Enum, FetchedValue, String, Table, event, literal
 from sqlalchemy.orm import MappedColumn, Mapper, mapped_column
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.schema import DefaultGenerator
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
+from datalayer.crypto.column import EncryptedText
+from datalayer.crypto.rows import ROW_KEY_TYPES
 from datalayer.errors import ConfigError
 from datalayer.models.base import UTCDateTime
 from datalayer.models.suggest import hint
@@ -38,7 +40,8 @@ class ColumnFlags:
     """What the layer knows about one column.
 
     ``omit_cache``: never in L1 or L2. ``omit_l1``: in L2 only. ``auto_now_add``: set at the first insert and by
-    no later upsert. ``auto_now``: set by every write. ``encrypted``: stored as ciphertext.
+    no later upsert. ``auto_now``: set by every write. ``encrypted``: stored as ciphertext, and ``bind_row``: which
+    decrypts in its own row only. ``blind_index``: found by equality, and ``blind_unique``: unique.
     """
 
     omit_cache: bool = False
@@ -46,6 +49,9 @@ class ColumnFlags:
     auto_now_add: bool = False
     auto_now: bool = False
     encrypted: bool = False
+    bind_row: bool = False
+    blind_index: bool = False
+    blind_unique: bool = False
 
 
 _FLAGS: Final = tuple(field.name for field in fields(ColumnFlags))
@@ -99,6 +105,8 @@ def column(
     auto_now_add: bool = False,
     auto_now: bool = False,
     encrypted: bool = False,
+    bind: Literal["row"] | None = None,
+    blind_index: bool = False,
     **options: Any,
 ) -> MappedColumn[Any]:
     """``sqlalchemy.orm.mapped_column`` with every option it has, and these:
@@ -109,14 +117,27 @@ def column(
     ``omit_cache``: database only, deferred. ``omit_l1``: never in the in-process cache.
     ``auto_now_add``, ``auto_now``: a timestamp set on insert, or on every write; the value is known without a SELECT.
     Without an explicit type such a column is a :class:`~datalayer.models.base.UTCDateTime`.
-    ``encrypted``: stored encrypted; strings only.
+    ``encrypted``: stored encrypted; strings only. ``bind="row"``: the ciphertext is worth nothing in another row; the
+    primary key must be known before the insert. ``blind_index=True``: a column ``<name>_bidx`` with digests answers
+    ``==``, ``!=`` and ``in_()``; with ``unique=True`` it also keeps the values unique.
 
     Raises ConfigError for unknown and contradictory options; what depends on the type is checked when the class is
     registered.
     """
+    if bind not in (None, "row"):
+        raise ConfigError(f"column(): bind is {bind!r}, expected 'row' or nothing")
     flags = ColumnFlags(
-        omit_cache=omit_cache, omit_l1=omit_l1, auto_now_add=auto_now_add, auto_now=auto_now, encrypted=encrypted
+        omit_cache=omit_cache,
+        omit_l1=omit_l1,
+        auto_now_add=auto_now_add,
+        auto_now=auto_now,
+        encrypted=encrypted,
+        bind_row=bind == "row",
+        blind_index=blind_index,
+        blind_unique=blind_index and bool(options.get("unique")),
     )
+    if blind_index:  # what is indexed is the digest
+        options = {name: value for name, value in options.items() if name not in ("unique", "index")}
     _check_names(options)
     given = set(options) if default is _UNSET else {*options, "default"}
     _check_pair(flags, given, "column()")
@@ -151,25 +172,27 @@ def column_flags(column: Column[Any]) -> ColumnFlags:
     return ColumnFlags(**found)
 
 
-def check_columns(mapper: Mapper[Any], *, allow_plaintext: bool = False) -> None:
+def check_columns(mapper: Mapper[Any], *, allow_plaintext: bool = False, has_keys: bool = False) -> None:
     """Raises ConfigError if the flags of a mapped class's columns contradict each other or their types.
 
-    Encrypted columns are refused, because a layer without keys would store them readable; ``allow_plaintext=True``
+    Without keys encrypted columns are refused, because the layer would store them readable; ``allow_plaintext=True``
     accepts exactly that.
     """
     for item in mapper.columns:
         if isinstance(item, Column):
-            _check_column(mapper, item, column_flags(item), allow_plaintext)
+            _check_column(mapper, item, column_flags(item), allow_plaintext or has_keys)
 
 
-def _check_column(mapper: Mapper[Any], item: Column[Any], flags: ColumnFlags, allow_plaintext: bool) -> None:
+def _check_column(mapper: Mapper[Any], item: Column[Any], flags: ColumnFlags, may_encrypt: bool) -> None:
     name = f"column {_name(item)}"
     _check_pair(flags, set(), name)
     _check_key(mapper, item, flags, name)
     if (flags.auto_now or flags.auto_now_add) and _python_type(item.type) is not datetime:
         raise ConfigError(f"{name}: auto_now and auto_now_add need a datetime column, found {item.type!r}")
     if flags.encrypted:
-        _check_encrypted(item, name, allow_plaintext)
+        _check_encrypted(item, name, may_encrypt)
+    if flags.bind_row:
+        _check_bound(mapper, name)
 
 
 def _check_key(mapper: Mapper[Any], item: Column[Any], flags: ColumnFlags, name: str) -> None:
@@ -189,21 +212,35 @@ def _role(mapper: Mapper[Any], item: Column[Any]) -> str | None:
     return "the polymorphic discriminator" if item is mapper.polymorphic_on else None
 
 
-def _check_encrypted(item: Column[Any], name: str, allow_plaintext: bool) -> None:
-    if _python_type(item.type) is not str:
+def _check_encrypted(item: Column[Any], name: str, may_encrypt: bool) -> None:
+    if not is_text(item.type):
         raise ConfigError(f"{name}: encrypted columns hold strings, found {item.type!r}")
     if item.unique or item.index:
         raise ConfigError(
             f"{name}: an encrypted column cannot be unique or indexed, equal texts do not look equal; "
-            f"index a blind index column ({item.name}_bidx) instead"
+            f"say column(encrypted=True, blind_index=True), which indexes digests ({item.name}_bidx) instead"
         )
     if isinstance(item.server_default, DefaultClause):
         raise ConfigError(f"{name}: an encrypted column cannot have an SQL default, it would be stored readable")
-    if not allow_plaintext:
+    if not isinstance(item.type, EncryptedText):
+        raise ConfigError(
+            f"{name}: the flag 'encrypted' was set after the column had become part of its table; "
+            "say it in column(...) or in mapped_column(info=...)"
+        )
+    if not may_encrypt:
         raise ConfigError(
             f"{name}: encryption is not available: no key is configured; "
-            "configure one, or accept readable storage with allow_plaintext=True"
+            "configure one (encryption_keys), or accept readable storage with allow_plaintext=True"
         )
+
+
+def _check_bound(mapper: Mapper[Any], name: str) -> None:
+    for key in mapper.primary_key:
+        if isinstance(key.type, TypeDecorator | CHAR) or _python_type(key.type) not in ROW_KEY_TYPES:
+            raise ConfigError(
+                f"{name}: bind='row' needs a primary key whose value is the same before it is written and after it is "
+                f"read (int, str, UUID, bytes or date), found {key.name} of type {key.type!r}"
+            )
 
 
 def _check_flag(column: Column[Any], flag: Any, value: Any) -> None:
@@ -223,6 +260,11 @@ def _check_pair(flags: ColumnFlags, given: set[str], name: str) -> None:
     clash = sorted(given & {"default", "insert_default", "onupdate", "default_factory"}) if automatic else []
     if clash:
         raise ConfigError(f"{name}: auto_now and auto_now_add set the value themselves; remove {', '.join(clash)}")
+    lost = [
+        flag for flag in ("bind_row", "blind_index", "blind_unique") if getattr(flags, flag) and not flags.encrypted
+    ]
+    if lost:
+        raise ConfigError(f"{name}: {', '.join(lost)} is about ciphertext; say encrypted=True, or remove it")
     if flags.encrypted and given & {"default", "server_default"}:
         raise ConfigError(f"{name}: an encrypted column cannot have a default, the DDL would show it")
 
@@ -294,6 +336,11 @@ def _keep_tags(item: Column[Any], tags: dict[str, bool]) -> None:
     def _restore(target: Column[Any], parent: Any) -> None:
         if isinstance(parent, Table):
             target.info[INFO_KEY] = {**target.info.get(INFO_KEY, {}), **tags}
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a column of this type can be encrypted."""
+    return isinstance(kind, EncryptedText) or (isinstance(kind, String) and not isinstance(kind, Enum))
 
 
 def _python_type(kind: TypeEngine[Any]) -> type[Any] | None:

@@ -14,6 +14,7 @@ from sqlalchemy.schema import conv
 
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies
+from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
 from datalayer.models.columns import check_columns
 from datalayer.models.suggest import hint
 
@@ -28,15 +29,22 @@ class Registry:
     ``models``: a declarative base or an abstract class (all its mapped subclasses, also those that come later), a
     SQLAlchemy registry (all its classes), a mapped class (with its mapped subclasses), an iterable of these, or None:
     any mapped class, from its first use.
-    ``allow_plaintext``: encrypted columns are accepted although they would be stored readable.
+    ``has_keys``: encrypted columns can be encrypted; ``allow_plaintext``: they are accepted without keys, too.
 
     A listed class is checked at once, the others when they are first resolved. Nothing here configures mappers, so
     relationships may name classes that are imported later.
     """
 
-    def __init__(self, models: Source | Iterable[Source] | None = None, *, allow_plaintext: bool = False) -> None:
+    def __init__(
+        self,
+        models: Source | Iterable[Source] | None = None,
+        *,
+        allow_plaintext: bool = False,
+        has_keys: bool = False,
+    ) -> None:
         self._lock = threading.RLock()
         self._allow_plaintext = allow_plaintext
+        self._has_keys = has_keys
         self._accepted: dict[type[Any], Mapper[Any]] = {}
         self._sources: list[Source] = []
         self._open = models is None
@@ -107,7 +115,7 @@ class Registry:
             return self._accepted[cls]
         mapper = _require_mapped(cls)
         policy = policies.policy_of(cls)
-        check_columns(mapper, allow_plaintext=self._allow_plaintext)
+        check_columns(mapper, allow_plaintext=self._allow_plaintext, has_keys=self._has_keys)
         _check_partition(mapper, policy.partition_by)
         for index in policy.indexes:
             _add_index(mapper, index)

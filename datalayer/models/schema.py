@@ -20,6 +20,9 @@ from sqlalchemy.sql import util as sql_util
 from sqlalchemy.sql.selectable import LABEL_STYLE_NONE, LABEL_STYLE_TABLENAME_PLUS_COL
 
 from ..contracts.codec import Field
+from ..crypto.column import EncryptedText
+from ..crypto.rows import row_name
+from ..errors import DecodeError
 from .columns import column_flags
 from .policy import CachePolicy, policy_of
 
@@ -122,6 +125,9 @@ class Schema:
         self.shared_key_of = _picker([self.shared.index[c] for c in mapper.primary_key])
         self.local_key_of = _picker([self.local.index[c] for c in mapper.primary_key])
         self.fields = tuple(_field(c, k) for c, k in zip(self.shared.columns, self.shared.keys, strict=True))
+        bound = [i for i, c in enumerate(columns) if isinstance(c.type, EncryptedText) and c.type.by_row]
+        #: Decrypts full rows as a driver gives them; None when no column is bound to its row. May empty the list.
+        self.open_rows: Callable[[list[tuple[Any, ...]]], list[tuple[Any, ...]]] | None = _opener(bound, self.key_of)
         self.mutable = tuple(k for c, k in zip(columns, keys, strict=True) if _is_mutable(c.type))
 
     def _subset(self, keep: list[bool]) -> Projection:
@@ -141,15 +147,36 @@ class Schema:
         return (
             self.cacheable
             and not self.polymorphic
-            and _quiet(self.mapper)
+            and _quiet(self.mapper, own_listeners=int(self.open_rows is not None))
             and len(set(self.full.keys)) == len(self.full.keys)
         )
 
 
-def _quiet(mapper: Mapper[Any]) -> bool:
+def _opener(bound: list[int], key_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
+    if not bound:
+        return None
+
+    def opened(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        values, name = list(row), row_name(key_of(row))
+        for i in bound:
+            if values[i] is not None:
+                values[i] = values[i].open(name)
+        return tuple(values)
+
+    def open_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        try:
+            return [opened(row) for row in rows]
+        except DecodeError as error:
+            rows.clear()  # a traceback that shows local variables must not show these
+            raise error.with_traceback(None) from None
+
+    return open_rows
+
+
+def _quiet(mapper: Mapper[Any], *, own_listeners: int) -> bool:
     manager = mapper.class_manager
     return (
-        not manager.dispatch.load
+        len(manager.dispatch.load) == own_listeners
         and mapper.polymorphic_map.keys() <= {mapper.polymorphic_identity}
         and not any(sub is not mapper for sub in mapper.self_and_descendants)
         and "__slots__" not in vars(mapper.class_)

@@ -186,4 +186,8 @@ def execute_raw(session: Session, schema: Schema, statement: Any, parameters: di
     connection = session.connection(bind_arguments={"mapper": schema.mapper, "clause": statement})
     result: Any = connection.execute(statement, parameters, execution_options=orm_context._orm_load_exec_options)
     fetch = getattr(result, "_raw_all_tuples", None) or result._raw_all_rows
-    return list(fetch())
+    rows = list(fetch())
+    if schema.open_rows is None:
+        return rows
+    rows = [tuple(row) for row in rows]
+    return schema.open_rows(rows)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ..models.copying import frozen
 from ..models.schema import Schema
+from ..models.sealed import encrypted_attributes
 
 
 class Snapshot:
@@ -15,6 +16,9 @@ class Snapshot:
     """
 
     __slots__ = ()
+
+    #: Encrypted columns: a ``repr`` says that they are there and no more.
+    _secret: ClassVar[frozenset[str]] = frozenset()
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
@@ -37,8 +41,12 @@ class Snapshot:
         return hash((type(self), *(str(v) for v in self.to_dict().values())))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name, '<not cached>')!r}" for name in _slots(self))
+        shown = ", ".join(f"{name}={self._shown(name)}" for name in _slots(self))
         return f"{type(self).__name__}({shown})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name, "<not cached>")
+        return "<encrypted>" if name in self._secret and value is not None else repr(value)
 
 
 def _slots(snapshot: Snapshot) -> tuple[str, ...]:
@@ -48,9 +56,12 @@ def _slots(snapshot: Snapshot) -> tuple[str, ...]:
 def snapshot_class(schema: Schema) -> type[Snapshot]:
     """The snapshot class of a model, with one slot for each column that ``select`` returns."""
     slots = tuple(dict.fromkeys(schema.full.keys))
-    return type(
-        f"{schema.cls.__name__}Snapshot", (Snapshot,), {"__slots__": slots, "__module__": schema.cls.__module__}
-    )
+    body = {
+        "__slots__": slots,
+        "__module__": schema.cls.__module__,
+        "_secret": frozenset(encrypted_attributes(schema.mapper)),
+    }
+    return type(f"{schema.cls.__name__}Snapshot", (Snapshot,), body)
 
 
 def make_snapshot(cls: type[Snapshot], keys: tuple[str, ...], values: tuple[Any, ...]) -> Snapshot:

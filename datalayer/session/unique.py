@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter
 
+from ..crypto.column import BlindMatch
 from ..models.copying import own_row
 from ..models.schema import KEY_TYPES, Projection, Schema, schema_of
 from ..tiers.ladder import Ladder, Row
@@ -41,6 +42,9 @@ def unique_sets(schema: Schema) -> frozenset[frozenset[str]]:
 
 def _unique_sets(schema: Schema) -> Any:
     names = dict(zip(schema.local.columns, schema.local.keys, strict=True))
+    for column, key in tuple(names.items()):  # unique digests mean unique values
+        if (blind := getattr(column.type, "blind", None)) is not None:
+            names[column.table.c[blind]] = key
     for table in {c.table for c in schema.local.columns}:
         constraints: list[Any] = [c.columns for c in table.constraints if isinstance(c, sa.UniqueConstraint)]
         constraints += [(c,) for c in table.columns if c.unique]
@@ -61,6 +65,8 @@ def recognise(statement: Any) -> Lookup | None:
     if type(statement) is not sa.Select or len(statement._where_criteria) != 1 or not _bare(statement):
         return None
     criterion = statement._where_criteria[0]
+    if type(criterion) is BlindMatch:
+        return _recognise_blind(criterion, statement._raw_columns[0])
     if type(criterion) is not BinaryExpression or criterion.operator is not operators.eq:
         return None
     left, right, entity = criterion.left, criterion.right, statement._raw_columns[0]
@@ -70,6 +76,21 @@ def recognise(statement: Any) -> Lookup | None:
     if mapper is None or not mapper.is_mapper or left._annotations.get("parententity") is not mapper:
         return None
     return _lookup(schema_of(cast(Any, mapper)), left._annotations.get("proxy_key"), right)
+
+
+def _recognise_blind(match: BlindMatch, entity: Any) -> Lookup | None:
+    """Equality of an encrypted column with one text: what L1 holds is readable, so the text is what is looked for."""
+    column, texts = next(iter(match.clauses)), match.texts
+    mapper: Any = getattr(entity, "_annotations", {}).get("parententity")
+    if mapper is None or not mapper.is_mapper or column._annotations.get("parententity") is not mapper:
+        return None
+    schema = schema_of(cast(Any, mapper))
+    if len(texts) != 1 or type(texts[0]) is not str or not schema.cacheable:
+        return None
+    for encrypted, name in zip(schema.local.columns, schema.local.keys, strict=True):
+        if getattr(encrypted.type, "blind", None) == column.key and encrypted.table.c[column.key].compare(column):
+            return Lookup(schema, name, texts[0]) if frozenset((name,)) in unique_sets(schema) else None
+    return None
 
 
 def _lookup(schema: Schema, name: Any, parameter: BindParameter[Any]) -> Lookup | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..errors import L3UnavailableError, PoolTimeout
+from ..errors import DecodeError, L3UnavailableError, PoolTimeout
 from ..models.schema import Schema
 from .watchdog import Watchdog
 
@@ -76,9 +76,10 @@ class CoreReader:
     def _run(self, statement: Any, parameters: dict[str, Any]) -> list[Values]:
         try:
             with self._engine.connect() as connection:
-                return [tuple(row) for row in connection.execute(statement, parameters).all()]
+                rows = [tuple(row) for row in connection.execute(statement, parameters).all()]
         except sa.exc.SQLAlchemyError as error:
             raise translated(error, self._engine) from error
+        return rows if self._schema.open_rows is None else self._schema.open_rows(rows)
 
 
 class DriverReader:
@@ -177,6 +178,7 @@ class _Statement:
         self._binders = {name: processors[name] for name in names if name in processors}
         self._dialect = engine.dialect
         self._types = [column.type for column in schema.full.columns]
+        self._open_rows = schema.open_rows
         self._converters: list[tuple[int, Callable[[Any], Any]]] = []
         self._binary: bool | None = None
 
@@ -188,7 +190,9 @@ class _Statement:
         if self._binary is None:
             self._learn([column.type_code for column in cursor.description])
         rows: list[Values] = cursor.fetchall()
-        return [self._converted(row) for row in rows] if self._converters else rows
+        if self._converters:
+            rows = [self._converted(row) for row in rows]
+        return rows if self._open_rows is None else self._open_rows(rows)
 
     def _learn(self, codes: list[int]) -> None:
         """Look at what the server really sends: a domain or an extension type would come as bytes if binary."""
@@ -201,8 +205,12 @@ class _Statement:
 
     def _converted(self, row: Values) -> Values:
         values = list(row)
-        for i, convert in self._converters:
-            values[i] = convert(values[i])
+        try:
+            for i, convert in self._converters:
+                values[i] = convert(values[i])
+        except DecodeError:
+            values.clear()  # what was decrypted before must not show in a traceback
+            raise
         return tuple(values)
 
 

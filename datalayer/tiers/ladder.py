@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from ..codecs.entry import EntryCodec, Section
 from ..codecs.row import adapt, compile_row
+from ..contracts.cipher import RowSealing
 from ..contracts.codec import Codec
 from ..contracts.coherence import ABSENT, Absent, Change, Outcome
 from ..contracts.fence import parse_record
@@ -169,6 +170,7 @@ class Ladder:
         prefix: str | None = None,
         horizon: list[float] = FOREVER,
         flights: Single | None = None,
+        sealing: Callable[[Schema], RowSealing | None] = lambda _schema: None,
     ) -> None:
         family = schema.mapper.base_mapper.self_and_descendants
         self.root = schema.root
@@ -182,6 +184,7 @@ class Ladder:
         self.single = scope is None and not schema.polymorphic
         self.counts: Counter[str] = Counter()
         self._codec = codec
+        self._sealing = sealing
         self._entries = entries
         self._lives = lives
         self._key_text = key_text
@@ -543,7 +546,7 @@ class Ladder:
 
     def _row_codec(self, schema: Schema) -> tuple[Any, bytes, int]:
         """The row codec of a shape, and how a plain entry of it begins (empty: every entry must be looked into)."""
-        codec = compile_row(schema.fields, self._codec)
+        codec = compile_row(schema.fields, self._codec, self._sealing(schema))
         plain = self.scope is None and not self._entries.signed
         start = self._entries.start(codec.fingerprint, codec.shape) if plain else b""
         made = self._rows[schema] = codec, start, len(codec.shape)

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ..crypto.tables import sealed_columns
 from ..errors import QueryError
 
 _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
@@ -21,6 +22,8 @@ def upsert(dialect: str, table: sa.Table, values: Mapping[str, Any], *, once: Co
     if dialect not in _INSERTS:
         raise QueryError(f"upserts need PostgreSQL or SQLite, not {dialect}; use create() and update()")
     keys = {column.key for column in table.primary_key}
+    blind = {c.blind: values[c.key] for c in sealed_columns(table) if c.blind is not None and c.key in values}
+    values = {**values, **blind}
     statement = _INSERTS[dialect](table).values({table.c[name]: value for name, value in values.items()})
     changed = {
         table.c[name].name: statement.excluded[table.c[name].key]

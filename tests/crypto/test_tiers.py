@@ -1,0 +1,154 @@
+"""Where readable text may lie: in the process. Not in Redis, unless the policy says so."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import safe
+import sqlalchemy as sa
+from safe import Open, Shut
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from datalayer import CachePolicy, DataLayer, DecodeError, L1Policy, column
+from datalayer.codecs.registry import codec_named
+from datalayer.codecs.row import adapt, compile_row
+from datalayer.crypto.keyring import Keyring
+from datalayer.crypto.vault import Vault
+from datalayer.models.schema import schema_of
+from datalayer.models.sealed import row_sealing
+
+OpenLayer = Callable[..., DataLayer]
+SECRET = "a very secret diagnosis"
+
+pytestmark = pytest.mark.redis
+
+
+def everything(url: str) -> bytes:
+    """All that a Redis holds."""
+    with redis.Redis.from_url(url) as client:
+        return b"\n".join(key + b"=" + (client.dump(key) or b"") for key in client.keys("*")) + b"".join(
+            client.get(key) or b"" for key in client.keys("*") if client.type(key) == b"string"
+        )
+
+
+@pytest.fixture
+def cached(open_layer: OpenLayer, redis_url: str, key_prefix: str) -> OpenLayer:
+    def opened(keys: Any = None, **options: Any) -> DataLayer:
+        return open_layer(keys, redis=redis_url, key_prefix=key_prefix, **options)
+
+    return opened
+
+
+@pytest.mark.parametrize("codec", ["msgpack", "json"])
+def test_redis_holds_ciphertext_and_hits_give_text(cached: OpenLayer, redis_url: str, codec: str):
+    layer = cached(codec=codec)
+    notes = layer.repository(Shut)
+    notes.create(Shut(id=1, text=SECRET, bound=SECRET, rare=SECRET))
+    for _ in range(3):
+        found = notes.get_one(1)
+        assert (found.text, found.bound) == (SECRET, SECRET)
+    assert notes.get_many([1])[1].text == SECRET
+    assert hits(layer) >= 2
+    held = everything(redis_url)
+    assert SECRET.encode() not in held
+    assert b"dl1.k2." in held
+
+
+def test_another_process_reads_what_this_one_has_put_there(cached: OpenLayer):
+    cached().repository(Shut).create(Shut(id=1, text=SECRET, bound=SECRET))
+    assert cached().repository(Shut).get_one(1).text == SECRET
+    reader = cached()
+    found = reader.repository(Shut).get_one(1)
+    assert (found.text, found.bound) == (SECRET, SECRET)
+    assert hits(reader) == 1
+
+
+def hits(layer: DataLayer) -> int:
+    return sum(ladder.counts["l2_hits"] for ladder in layer.caches.ladders())
+
+
+def test_the_policy_can_let_text_lie_readable_in_redis(cached: OpenLayer, redis_url: str):
+    layer = cached()
+    layer.repository(Open).create(Open(id=1, text=SECRET))
+    assert [layer.repository(Open).get_one(1).text for _ in range(2)] == [SECRET] * 2
+    assert hits(layer) == 1
+    assert SECRET.encode() in everything(redis_url)
+
+
+def test_entries_under_a_key_that_is_not_in_the_ring_are_misses(cached: OpenLayer):
+    cached(safe.NEW).repository(Shut).create(Shut(id=1, text=SECRET))
+    filling = cached({"k1": safe.K1, "k2": safe.K2})
+    assert [filling.repository(Shut).get_one(1).text for _ in range(2)] == [SECRET] * 2
+    assert hits(filling) == 1
+    layer = cached(safe.NEW)
+    assert layer.repository(Shut).get_one(1).text == SECRET
+    assert hits(layer) == 0
+
+
+def test_rotation_empties_the_shared_cache_of_what_is_under_the_old_key(cached: OpenLayer, redis_url: str):
+    layer = cached(safe.OLD)
+    layer.repository(Shut).create(Shut(id=1, text=SECRET))
+    layer.repository(Shut).get_one(1)
+    rotating = cached(safe.BOTH)
+    assert rotating.repository(Shut).get_one(1).text == SECRET
+    assert hits(rotating) == 1
+    rotating.crypto.rotate()
+    assert rotating.repository(Shut).get_one(1).text == SECRET
+    assert hits(rotating) == 1
+    assert rotating.repository(Shut).get_one(1).text == SECRET
+    assert hits(rotating) == 2
+
+
+def test_a_row_that_does_not_decrypt_is_in_no_cache(cached: OpenLayer, redis_url: str):
+    cached(safe.OLD).repository(Shut).create(Shut(id=1, text=SECRET))
+    layer = cached(safe.NEW)
+    for _ in range(2):
+        with pytest.raises(DecodeError, match=r"shut_notes\.\w+: .*'k1'"):
+            layer.repository(Shut).get(1)
+    assert b"dl1." not in everything(redis_url)
+
+
+# -- shapes --------------------------------------------------------------------------------------------------------
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Shape(Base):
+    __tablename__ = "shapes"
+    __cache__ = CachePolicy(l1=L1Policy(enabled=False))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = column(encrypted=True)
+    at: Mapped[dt.datetime | None] = mapped_column(sa.DateTime(timezone=True))
+
+
+VAULT = Vault(Keyring(safe.BOTH))
+ROW = (1, SECRET, None)
+
+
+def test_ciphertext_is_never_taken_for_a_value_nor_a_value_for_ciphertext():
+    schema, codec = schema_of(sa.inspect(Shape)), codec_named("msgpack")
+    plain = compile_row(schema.fields, codec)
+    sealed = compile_row(schema.fields, codec, row_sealing(schema, VAULT))
+    assert plain.fingerprint != sealed.fingerprint
+    body = sealed.encode(ROW)
+    assert SECRET.encode() not in body
+    assert sealed.decode(body) == ROW
+    assert adapt(plain.shape, plain.encode(ROW), sealed) is None
+    assert adapt(sealed.shape, body, plain) is None
+
+
+def test_another_releases_shape_is_decrypted_too():
+    schema, codec = schema_of(sa.inspect(Shape)), codec_named("msgpack")
+    sealed = compile_row(schema.fields, codec, row_sealing(schema, VAULT))
+    assert adapt(sealed.shape, sealed.encode(ROW), sealed) == ROW
+    other = Vault(Keyring({"k9": safe.K3}))
+    unreadable = compile_row(schema.fields, codec, row_sealing(schema, other))
+    assert adapt(sealed.shape, sealed.encode(ROW), unreadable) is None
+    with pytest.raises(DecodeError):
+        unreadable.decode(sealed.encode(ROW))
