@@ -71,7 +71,12 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     """Make the parts of a layer. Connects to nothing: a server that is away now may be there at the first read."""
     clock: Clock = settings.clock or SystemClock()
     vault = _vault(settings)
-    registry = Registry(models, allow_plaintext=settings.allow_plaintext, has_keys=bool(settings.encryption_keys))
+    registry = Registry(
+        models,
+        allow_plaintext=settings.allow_plaintext,
+        has_keys=bool(settings.encryption_keys),
+        write_mode=settings.write_mode,
+    )
     owned, folder = engine is None, None
     if engine is None:
         engine, folder = _open(settings)

@@ -15,6 +15,7 @@ from sqlalchemy.schema import conv
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies
 from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
+from datalayer.models.behind import add_sequence_column, behind_problems, write_mode_of
 from datalayer.models.columns import check_columns
 from datalayer.models.suggest import hint
 
@@ -30,6 +31,7 @@ class Registry:
     SQLAlchemy registry (all its classes), a mapped class (with its mapped subclasses), an iterable of these, or None:
     any mapped class, from its first use.
     ``has_keys``: encrypted columns can be encrypted; ``allow_plaintext``: they are accepted without keys, too.
+    ``write_mode``: of models whose policy does not say.
 
     A listed class is checked at once, the others when they are first resolved. Nothing here configures mappers, so
     relationships may name classes that are imported later.
@@ -41,8 +43,10 @@ class Registry:
         *,
         allow_plaintext: bool = False,
         has_keys: bool = False,
+        write_mode: str = "through",
     ) -> None:
         self._lock = threading.RLock()
+        self._write_mode = write_mode
         self._allow_plaintext = allow_plaintext
         self._has_keys = has_keys
         self._accepted: dict[type[Any], Mapper[Any]] = {}
@@ -119,8 +123,19 @@ class Registry:
         _check_partition(mapper, policy.partition_by)
         for index in policy.indexes:
             _add_index(mapper, index)
+        _prepare_behind(mapper, self._write_mode)
         self._accepted[cls] = mapper
         return mapper
+
+
+def _prepare_behind(mapper: Mapper[Any], default: str) -> None:
+    if write_mode_of(mapper, default) is not policies.WriteMode.BEHIND:
+        return
+    problems = list(behind_problems(mapper))
+    if problems:
+        raise ConfigError(f"{mapper.class_.__name__} cannot be written behind: {'; '.join(problems)}")
+    if isinstance(mapper.local_table, Table):
+        add_sequence_column(mapper.local_table)
 
 
 def _sources(models: Source | Iterable[Source] | None) -> Iterator[Source]:
