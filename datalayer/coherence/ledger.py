@@ -42,7 +42,7 @@ PGID = (
     "left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
 )
 
-_LOCK = 0x646C_666E  # "dlfn": two processes that both find no table make one
+MAKING_LOCK = 0x646C_666E  # "dlfn": two processes that both find no table make one
 
 _POLL = (
     "SELECT f.shard, f.epoch || '.' || f.nonce, f.st, f.lineage, p.id IS NOT DISTINCT FROM f.pgid, "
@@ -172,10 +172,10 @@ class Ledger:
 def creation(shards: int) -> tuple[str, ...]:
     """The statements that make the tables and the lines of this many shards. Idempotent."""
     return (
-        f"SELECT pg_advisory_lock({_LOCK})",
+        f"SELECT pg_advisory_lock({MAKING_LOCK})",
         FENCE,
         APPLIED,
         f"INSERT INTO datalayer_fence (shard, epoch, pgid) SELECT s, 1, {PGID} FROM generate_series(0, {shards - 1}) s "
         "ON CONFLICT (shard) DO NOTHING",
-        f"SELECT pg_advisory_unlock({_LOCK})",
+        f"SELECT pg_advisory_unlock({MAKING_LOCK})",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 COUNT_BITS = 42
 MOST_COUNT = (1 << COUNT_BITS) - 1
@@ -42,6 +42,28 @@ class Entry:
     body: bytes
 
 
+class Draft(NamedTuple):
+    """A write that has no number yet."""
+
+    space: str
+    name: str
+    kind: Kind
+    key: bytes
+    body: bytes
+
+    @property
+    def address(self) -> str:
+        return f"{self.space}:{self.name}"
+
+
+class Server(NamedTuple):
+    """What a Redis server says about itself that matters to a journal."""
+
+    policy: str
+    append_only: bool
+    loading: bool
+
+
 class JournalFailed(Exception):
     """An append that cannot be relied on. ``certain``: nothing of it will ever be flushed."""
 
@@ -54,8 +76,7 @@ class JournalFailed(Exception):
 class Journal(Protocol):
     """Entries in the order of their ids, which only grow and are never used again. Thread-safe.
 
-    ``id`` names the journal in the database's table of offsets. ``floor`` is the first id that is known to have been
-    there: entries between an applied offset and it are lost.
+    ``id`` names the journal in the database's table of offsets.
     """
 
     id: uuid.UUID

@@ -406,6 +406,25 @@ class Ladder:
         self.counts["l3_reads"] += 1
         return ABSENT if values is None else Row(values, schema.full, "l3")
 
+    def encode_row(self, schema: Schema, key: tuple[Any, ...], values: tuple[Any, ...]) -> bytes | None:
+        """A row as the shared tier and journals hold it; None when it cannot be encoded, or is too large."""
+        return self._encode(schema, Key(self.space, self._key_text(key)), None, values)
+
+    def decode_row(self, schema: Schema, key: tuple[Any, ...], entry: bytes) -> tuple[Any, ...] | None:
+        """What :meth:`encode_row` made, here or in another release; None when it cannot be told."""
+        row = self._decode(schema, key, Key(self.space, self._key_text(key)), Found(entry, 0.0, _OVERLAY))
+        return row.values if row is not None else None
+
+    def keep_written(self, schema: Schema, key: tuple[Any, ...], ticket: Any, values: tuple[Any, ...] | Absent) -> None:
+        """What a write has just left, if nothing else happened to the key since the ticket was taken before it."""
+        name = _name(key)
+        if ticket is None or not self.use_l1:
+            self.guard.finished(name)
+        elif isinstance(values, Absent):
+            self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative)
+        else:
+            self._keep(schema, name, ticket, schema.local.pick(values), max_life=self._lives.l2)
+
     # -- queued writes ---------------------------------------------------------------------------------------------
 
     def _past_caches(self, schema: Schema, key: tuple[Any, ...], load: Load) -> Row | Absent:

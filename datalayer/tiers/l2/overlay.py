@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...contracts.fence import Refusal, Stand
-from ...contracts.journal import Entry, Kind, pack_seq, unpack_seq
+from ...contracts.journal import Draft, Entry, Kind, Server, pack_seq, unpack_seq
 from .behind import SHA
 from .links import pack
 from .wire import Wire
@@ -15,28 +15,6 @@ _LOST = Refusal("LOST")
 _KINDS: dict[Kind, bytes] = {"set": b"s", "delete": b"d", "add": b"a"}
 _KIND_OF: dict[bytes, Kind] = {text: kind for kind, text in _KINDS.items()}
 _GONE = b"N"
-
-
-class Draft(NamedTuple):
-    """A write that has no number yet."""
-
-    space: str
-    name: str
-    kind: Kind
-    key: bytes
-    body: bytes
-
-    @property
-    def address(self) -> str:
-        return f"{self.space}:{self.name}"
-
-
-class Server(NamedTuple):
-    """What a Redis server says about itself that matters to a journal."""
-
-    policy: str
-    append_only: bool
-    loading: bool
 
 
 class RedisOverlay:
@@ -168,4 +146,4 @@ def _entry(id: bytes, fields: Sequence[bytes]) -> Entry:
 
 
 
-__all__ = ["Draft", "RedisOverlay", "Server", "payload_of"]
+__all__ = ["RedisOverlay", "payload_of"]

@@ -1,0 +1,82 @@
+"""What this process has acknowledged and the database does not have yet.
+
+Without Redis this is what readers see before the database. With Redis it is asked only when Redis cannot vouch for its
+own overlays, and it is what a journal that was lost is restored from.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..contracts.coherence import Absent
+from ..contracts.journal import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One acknowledged write. ``epoch`` is the id of the epoch that its overlay belongs to, empty without Redis;
+    ``row`` is what it leaves, None for additions."""
+
+    entry: Entry
+    address: str
+    shard: int
+    epoch: bytes
+    row: tuple[Any, ...] | Absent | None
+
+
+class Own:
+    """Thread-safe; :meth:`newest` takes no lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest: dict[str, Held] = {}
+        self._all: dict[int, Held] = {}
+        self._order: dict[int, list[int]] = {}
+
+    def newest(self, address: str) -> Held | None:
+        return self._newest.get(address)
+
+    def add(self, held: Held) -> None:
+        with self._lock:
+            seq = held.entry.seq
+            self._all[seq] = held
+            heapq.heappush(self._order.setdefault(held.shard, []), seq)
+            known = self._newest.get(held.address)
+            if known is None or known.entry.seq < seq:
+                self._newest[held.address] = held
+
+    def done(self, shard: int, upto: int, keep: Iterable[int] = ()) -> None:
+        """The database has everything of a shard up to a number, but for what waits to be tried again."""
+        waiting = frozenset(keep)
+        with self._lock:
+            order = self._order.get(shard, [])
+            while order and order[0] <= upto:
+                seq = heapq.heappop(order)
+                if seq not in waiting:
+                    self._forget(seq)
+
+    def drop(self, seqs: Iterable[int]) -> None:
+        with self._lock:
+            for seq in seqs:
+                self._forget(seq)
+
+    def _forget(self, seq: int) -> None:
+        held = self._all.pop(seq, None)
+        if held is not None and self._newest.get(held.address) is held:
+            del self._newest[held.address]
+
+    def held(self, shard: int) -> list[Held]:
+        """Everything of a shard, in order."""
+        with self._lock:
+            return [self._all[seq] for seq in sorted(self._order.get(shard, [])) if seq in self._all]
+
+    def shards(self) -> list[int]:
+        with self._lock:
+            return [shard for shard, order in self._order.items() if order]
+
+    def __len__(self) -> int:
+        return len(self._all)
