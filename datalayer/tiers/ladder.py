@@ -40,6 +40,9 @@ LARGE = 1024
 #: How the prefix of a queued write begins.
 _OVERLAY = b"O"
 
+#: How a row without a frame begins; a frame begins with "D".
+_BARE = b"\x00"
+
 #: Seconds between looks at a key that somebody else is filling; a quarter of a second in all.
 _PATIENCE = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 
@@ -410,8 +413,17 @@ class Ladder:
         """A row as the shared tier and journals hold it; None when it cannot be encoded, or is too large."""
         return self._encode(schema, Key(self.space, self._key_text(key)), None, values)
 
+    def encode_bare(self, schema: Schema, values: tuple[Any, ...]) -> bytes:
+        """A row of any size, for this process only. EncodeError if it cannot be exact."""
+        codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
+        return _BARE + bytes(codec.encode(schema.shared.pick(values)))
+
     def decode_row(self, schema: Schema, key: tuple[Any, ...], entry: bytes) -> tuple[Any, ...] | None:
         """What :meth:`encode_row` made, here or in another release; None when it cannot be told."""
+        if entry.startswith(_BARE):
+            codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
+            bare: tuple[Any, ...] = codec.decode(entry[1:])
+            return bare
         row = self._decode(schema, key, Key(self.space, self._key_text(key)), Found(entry, 0.0, _OVERLAY))
         return row.values if row is not None else None
 

@@ -49,15 +49,12 @@ class Own:
             if known is None or known.entry.seq < seq:
                 self._newest[held.address] = held
 
-    def done(self, shard: int, upto: int, keep: Iterable[int] = ()) -> None:
-        """The database has everything of a shard up to a number, but for what waits to be tried again."""
-        waiting = frozenset(keep)
+    def done(self, shard: int, least: int, upto: int) -> None:
+        """Somebody else has applied the writes of a shard from one number to another."""
         with self._lock:
             order = self._order.get(shard, [])
-            while order and order[0] <= upto:
-                seq = heapq.heappop(order)
-                if seq not in waiting:
-                    self._forget(seq)
+            while order and (least <= order[0] <= upto or order[0] not in self._all):
+                self._forget(heapq.heappop(order))
 
     def drop(self, seqs: Iterable[int]) -> None:
         with self._lock:

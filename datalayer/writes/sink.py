@@ -40,15 +40,22 @@ _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.in
 @dataclass(slots=True)
 class Batch:
     """What became of some entries. ``written``: the newest of each row that the database has now, or something newer;
-    ``waiting``: to be tried again; ``dead``: with the reasons; ``upto``: the journal is applied up to this id."""
+    ``waiting``: to be tried again; ``dead``: with the reasons; ``passed``: all of them; ``upto``: the
+    journal is applied up to this id; ``leftovers``: entries that were applied before and are still in it."""
 
     written: list[Entry] = field(default_factory=list)
     waiting: list[Entry] = field(default_factory=list)
     dead: list[tuple[Entry, str]] = field(default_factory=list)
-    entries: int = 0
     leftovers: list[Entry] = field(default_factory=list)
+    passed: list[Entry] = field(default_factory=list)
     upto: int = 0
     busy: bool = False
+
+    @property
+    def settled(self) -> list[int]:
+        """The numbers of all entries that need not be kept in mind any more."""
+        waiting = {entry.seq for entry in self.waiting}
+        return [entry.seq for entry in self.passed if entry.seq not in waiting]
 
     @property
     def over(self) -> list[Entry]:
@@ -90,7 +97,7 @@ class Sink:
             leftovers = journal.applied(last, limit)
             entries = journal.read(last, limit)
             batch = self._apply(connection, entries)
-            batch.leftovers, batch.entries = leftovers, len(entries)
+            batch.leftovers, batch.passed = leftovers, entries
             batch.upto = entries[-1].id if entries else last
             if entries:
                 self._advance(connection, journal.id, batch.upto)
@@ -160,7 +167,7 @@ class Sink:
         """Apply whole writes that a journal has lost, as far as nothing newer is there."""
         with self._begin() as connection:
             batch = self._apply(connection, entries)
-            batch.entries = len(entries)
+            batch.passed = list(entries)
             self._touch(connection, batch)
         return batch
 

@@ -50,6 +50,12 @@ class RedisOverlay:
         given = [item for pair in done for item in pair]
         return not isinstance(self._call(shard, "CLEAR", stand, [name for name, _ in done], given), Refusal)
 
+    def queued(self, address: str) -> bool:
+        """Whether an overlay stands on a key now; False when Redis does not answer."""
+        shard = self.shard_of(address)
+        replies = self._ask(shard, pack(("HEXISTS", self._wire.places[shard].header, f"o:{address}")))
+        return bool(replies and replies[0])
+
     # -- stream ----------------------------------------------------------------------------------------------------
 
     def enqueue(
