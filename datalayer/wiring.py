@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,7 +30,8 @@ from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
 from .crypto.statements import StatementRules
 from .crypto.vault import Vault, attach, detach
-from .models.policy import CachePolicy
+from .models.behind import write_mode_of
+from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
@@ -37,12 +39,16 @@ from .session.caches import Caches
 from .session.catalog import Catalog
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
-from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.engines import open_engine, own_pool, reading_engine, watch_statements
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
 from .tiers.watchdog import Watchdog
+from .writes.behind import Backlog, Behind, BehindOptions
+from .writes.letters import LetterBox
+from .writes.shapes import Shape, Shapes
+from .writes.sink import Sink
 
 
 @dataclass(slots=True)
@@ -65,6 +71,7 @@ class Parts:
     statement_listeners: int = 0
     vault: Vault | None = None
     rules: StatementRules | None = None
+    behind: Behind | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -93,18 +100,20 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
     catalog = Catalog(lambda: registry.metadata)
-    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
+    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
+    maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault))
     caches = Caches(
         engine,
         tracker=tracker,
         forget=coherence.forget,
         levels=levels,
-        make=_LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault)),
+        make=maker,
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
     )
     discover = _Discovery(registry, caches)
+    maker.behind = behind = _behind(settings, engine, shared, registry, caches)
     catalog.listeners.append(caches.forget_catalog)
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)
@@ -125,6 +134,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         heard,
         vault,
         rules,
+        behind,
     )
 
 
@@ -182,6 +192,7 @@ class _Shared:
 
     tier: SharedTier
     authority: Strict | Loose
+    overlay: Any
 
 
 def _shared(
@@ -195,7 +206,7 @@ def _shared(
     """The shared tier and its authority: the whole protocol on PostgreSQL, the loose one on any other database."""
     if not settings.redis:
         return None
-    from .tiers.l2 import RedisBackplane, RedisTier, Subscriber, Wire, topology_of  # redis-py, only where it is used
+    from .tiers.l2 import RedisBackplane, RedisOverlay, RedisTier, Subscriber, Wire, topology_of  # redis-py, only where it is used
 
     wire = Wire(
         topology_of(settings.redis, timeout=settings.redis_timeout, most=settings.redis_pool_size),
@@ -221,7 +232,67 @@ def _shared(
             settle=coherence.settle,
         )
     coherence.remote = authority
-    return _Shared(RedisTier(wire, authority), authority)
+    return _Shared(RedisTier(wire, authority), authority, RedisOverlay(wire))
+
+
+def _behind(
+    settings: Settings, engine: sa.Engine, shared: _Shared | None, registry: Registry, caches: Caches
+) -> Behind | None:
+    """The write-behind of a layer; None where a database cannot do it. Starts with its first use."""
+    if engine.dialect.name not in ("postgresql", "sqlite"):
+        return None
+
+    def shapes() -> Iterator[Shape]:
+        for cls in registry.classes():
+            mapper = registry.resolve(cls)
+            if write_mode_of(mapper, settings.write_mode) is not WriteMode.BEHIND:
+                continue
+            schema = schema_of(mapper)
+            ladder = caches.prospect(schema)
+            if ladder is not None:
+                yield Shape(schema, ladder, engine.dialect.name)
+
+    authority = shared.authority if shared is not None else None
+    found = Shapes(shapes, registry.size)
+    flushing = own_pool(engine)
+    sink = Sink(flushing, found, caches.tracker.open, LetterBox(), max_retry=settings.write_behind_max_retry)
+    options = BehindOptions(
+        interval=settings.write_behind_flush_interval,
+        threshold=settings.write_behind_flush_threshold,
+        max_retry=settings.write_behind_max_retry,
+        backlog=settings.write_behind_max_backlog,
+        journal=settings.journal,
+        path=_journal_path(settings, engine),
+        allow_unsafe=settings.journal_allow_unsafe,
+        prefix=settings.key_prefix,
+        may_revoke=settings.mark_policy != "fail",
+    )
+    strict = isinstance(authority, Strict)
+    return Behind(
+        flushing,
+        sink,
+        found,
+        options,
+        authority=authority if isinstance(authority, Strict) else None,
+        overlay=shared.overlay if shared is not None and strict else None,
+        refusal=None if shared is None or strict else _LOOSE,
+    )
+
+
+_LOOSE = (
+    "write-behind with Redis needs PostgreSQL through psycopg, which says which queued write is newer after Redis has "
+    "lost its data; leave redis out, or write the models through"
+)
+
+
+def _journal_path(settings: Settings, engine: sa.Engine) -> Path | None:
+    """Where the ``file`` journal is: as the settings say, or beside an SQLite database."""
+    if settings.journal_path is not None:
+        return Path(settings.journal_path)
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or not database or database == ":memory:" or database.startswith("file:"):
+        return None
+    return Path(f"{database}-journals")
 
 
 class _Discovery:
@@ -282,6 +353,7 @@ class _LadderMaker:
         self._coherence = coherence
         self._clock = clock
         self._sealing = sealing
+        self.behind: Behind | None = None
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
         self._l1_ttl = settings.effective_l1_ttl(
@@ -312,6 +384,8 @@ class _LadderMaker:
             flights=Flights(),
             sealing=self._sealing,
         )
+        if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
+            ladder.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
         return ladder
 

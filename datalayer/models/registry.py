@@ -47,6 +47,8 @@ class Registry:
     ) -> None:
         self._lock = threading.RLock()
         self._write_mode = write_mode
+        #: Names of the tables that are written behind.
+        self.behind_tables: set[str] = set()
         self._allow_plaintext = allow_plaintext
         self._has_keys = has_keys
         self._accepted: dict[type[Any], Mapper[Any]] = {}
@@ -123,19 +125,22 @@ class Registry:
         _check_partition(mapper, policy.partition_by)
         for index in policy.indexes:
             _add_index(mapper, index)
-        _prepare_behind(mapper, self._write_mode)
+        if _prepare_behind(mapper, self._write_mode):
+            self.behind_tables.update(table.fullname for table in mapper.tables if isinstance(table, Table))
         self._accepted[cls] = mapper
         return mapper
 
 
-def _prepare_behind(mapper: Mapper[Any], default: str) -> None:
+def _prepare_behind(mapper: Mapper[Any], default: str) -> bool:
+    """Make a model ready to be written behind, if that is its mode."""
     if write_mode_of(mapper, default) is not policies.WriteMode.BEHIND:
-        return
+        return False
     problems = list(behind_problems(mapper))
     if problems:
         raise ConfigError(f"{mapper.class_.__name__} cannot be written behind: {'; '.join(problems)}")
     if isinstance(mapper.local_table, Table):
         add_sequence_column(mapper.local_table)
+    return True
 
 
 def _sources(models: Source | Iterable[Source] | None) -> Iterator[Source]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from ..contracts.coherence import Outcome, WriteSet
+from ..errors import InvalidModelError
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -48,7 +49,10 @@ flushing = threading.local()
 
 
 class WriteTracker:
-    """Listens to one engine. Install once per layer; thread-safe because every state belongs to one connection."""
+    """Listens to one engine. Install once per layer; thread-safe because every state belongs to one connection.
+
+    ``behind``: names of tables that only the flusher may write to.
+    """
 
     def __init__(
         self,
@@ -56,11 +60,14 @@ class WriteTracker:
         marker: Marker,
         catalog: Catalog,
         key_type: Callable[[str], type | None],
+        *,
+        behind: Collection[str] = frozenset(),
     ) -> None:
         self._engine = engine
         self._marker = marker
         self._catalog = catalog
         self._key_type = key_type
+        self._behind = behind
         # These pools lend one connection to several holders at once: returning it ends nobody's transaction.
         self._lends_to_many = isinstance(engine.pool, sa.pool.StaticPool | sa.pool.SingletonThreadPool)
         self.counts: Counter[str] = Counter()
@@ -124,6 +131,8 @@ class WriteTracker:
             writes = writes_of(compiled)
             if not writes:
                 return
+            if self._behind and "datalayer_behind" not in context.execution_options:
+                _refuse_direct(writes, self._behind)
             self._compiled(connection, context, writes)
         work = self._find(connection)
         if work is not None and work.written and _autocommits(connection):
@@ -246,6 +255,16 @@ class WriteTracker:
             self._catalog.forget()
         for mark in marks:
             self._marker.finish(mark, outcome)
+
+
+def _refuse_direct(writes: Sequence[Write], behind: Collection[str]) -> None:
+    """A write that passes the journal could be undone by what is queued."""
+    for write in writes:
+        if write.table in behind:
+            raise InvalidModelError(
+                f"table {write.table} is written behind: what is queued would come after a {write.kind} of a session; "
+                "use layer.repository(Model)"
+            )
 
 
 def _autocommits(connection: sa.Connection) -> bool:

@@ -54,6 +54,7 @@ log = logging.getLogger("datalayer.writes")
 
 _BATCH = 1000
 _STRIPES = 64
+_TRIES = 3
 _SETTLE_SECONDS = 2.0
 _LOOK_AGAIN = 1.0
 _ADOPT_EVERY = 5.0
@@ -123,7 +124,7 @@ class Behind:
     """The write-behind of one layer. Thread-safe. Starts with its first use: then it makes its tables, chooses its
     journal, adopts journals without an owner, and starts the flusher.
 
-    ``instance`` makes an instance of a row, for hooks. ConfigError where no journal is safe.
+    ``instance`` is given by the layer: it makes an instance of a row, for hooks. ConfigError where no journal is safe, and with ``refusal``.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Behind:
         *,
         authority: Strict | None = None,
         overlay: RedisOverlay | None = None,
-        instance: Callable[[Schema, Values], Any] | None = None,
+        refusal: str | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.lost: list[str] = []
@@ -145,7 +146,8 @@ class Behind:
         self._sink = sink
         self._authority = authority
         self._overlay = overlay
-        self._instance = instance
+        self.instance: Callable[[Schema, Values], Any] | None = None
+        self._refusal = refusal
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -190,7 +192,13 @@ class Behind:
     def write(self, writes: Sequence[Write]) -> None:
         route = self._running(writes)
         tickets = [write.shape.ladder.guard.ticket(_name(write.key)) for write in writes]
-        for write, ticket, answer in zip(writes, tickets, self._sent(route, writes), strict=True):
+        with self._own.sending():
+            answers = self._sent(route, writes)
+            for answer, write in zip(answers, writes, strict=True):
+                if isinstance(answer, Queued):
+                    entry, address = answer.entry, f"{answer.entry.space}:{answer.entry.name}"
+                    self._own.add(Held(entry, address, answer.shard, answer.epoch, write.row))
+        for write, ticket, answer in zip(writes, tickets, answers, strict=True):
             if isinstance(answer, Queued):
                 self._queued(write, ticket, answer)
             else:
@@ -210,18 +218,16 @@ class Behind:
 
     def _queued(self, write: Write, ticket: Any, answer: Queued) -> None:
         point("wb.after_overlay")
-        entry, ladder = answer.entry, write.shape.ladder
-        address = f"{entry.space}:{entry.name}"
-        self._own.add(Held(entry, address, answer.shard, answer.epoch, write.row))
+        ladder = write.shape.ladder
         if not answer.shown:
-            self._must_flush(entry)
+            self._must_flush()
         if write.row is None or not answer.shown:
             ladder.guard.drop_key(_name(write.key))
         else:
             ladder.keep_written(write.shape.schema, write.key, ticket, write.row)
         self.counts["acknowledged"] += 1
 
-    def _must_flush(self, entry: Entry) -> None:
+    def _must_flush(self) -> None:
         """An entry that readers cannot see is acknowledged once the database has it."""
         try:
             while self.turn(wait=True):
@@ -274,11 +280,14 @@ class Behind:
         if self._authority is None or self._overlay is None:
             return Entry(0, self._sequence.next(1)[0], *draft)
         shard = self._overlay.shard_of(draft.address)
-        stand = usable(self._authority, shard)
-        counts = self._overlay.next(shard, stand, 1) if stand is not None else Refusal("LOST")
-        if stand is None or isinstance(counts, Refusal):
-            return None
-        return Entry(0, pack_seq(self._base + stand.number, counts[0]), *draft)
+        for _ in range(_TRIES):
+            stand = usable(self._authority, shard)
+            if stand is None:
+                return None
+            counts = self._overlay.next(shard, stand, 1)
+            if not isinstance(counts, Refusal):
+                return Entry(0, pack_seq(self._base + stand.number, counts[0]), *draft)
+        return None
 
     def _past_redis(self, write: Write, draft: Draft) -> None:
         """Write where Redis takes nothing: its epoch ends, then the database alone gives the order."""
@@ -364,10 +373,10 @@ class Behind:
     def _after_set(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             shape = self.shapes.get(entry.space)
-            if shape is None or self._instance is None or entry.kind != "set":
+            if shape is None or self.instance is None or entry.kind != "set":
                 continue
             if shape.hooks is not None and shape.hooks.after_set is not None:
-                run_after_set(shape.hooks, self._instance(shape.schema, shape.values_of(entry)))
+                run_after_set(shape.hooks, self.instance(shape.schema, shape.values_of(entry)))
 
     def _died(self, batch: Batch) -> None:
         self._own.drop(entry.seq for entry, _ in batch.dead)
@@ -479,6 +488,8 @@ class Behind:
                 raise UnavailableError("the layer is closed; open a new DataLayer")
             if self._started:
                 return
+            if self._refusal is not None:
+                raise ConfigError(self._refusal)
             make_tables(self._engine)
             self._choose()
             self._stop.clear()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..contracts.coherence import Absent
-from ..contracts.journal import Entry
+from ..contracts.journal import Entry, unpack_seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,22 @@ class Own:
         self._newest: dict[str, Held] = {}
         self._all: dict[int, Held] = {}
         self._order: dict[int, list[int]] = {}
+        self._sending = 0
+        self._early: set[int] = set()
+        self._upto: dict[int, int] = {}
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Around the sending of writes and :meth:`add`: a flusher may be done with one before it is added."""
+        with self._lock:
+            self._sending += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sending -= 1
+                if not self._sending:
+                    self._early.clear()
 
     def newest(self, address: str) -> Held | None:
         return self._newest.get(address)
@@ -43,6 +60,9 @@ class Own:
     def add(self, held: Held) -> None:
         with self._lock:
             seq = held.entry.seq
+            upto = self._upto.get(held.shard, 0)
+            if seq in self._early or (seq <= upto and unpack_seq(seq)[0] == unpack_seq(upto)[0]):
+                return
             self._all[seq] = held
             heapq.heappush(self._order.setdefault(held.shard, []), seq)
             known = self._newest.get(held.address)
@@ -52,6 +72,7 @@ class Own:
     def done(self, shard: int, least: int, upto: int) -> None:
         """Somebody else has applied the writes of a shard from one number to another."""
         with self._lock:
+            self._upto[shard] = upto
             order = self._order.get(shard, [])
             while order and (least <= order[0] <= upto or order[0] not in self._all):
                 self._forget(heapq.heappop(order))
@@ -59,6 +80,8 @@ class Own:
     def drop(self, seqs: Iterable[int]) -> None:
         with self._lock:
             for seq in seqs:
+                if self._sending and seq not in self._all:
+                    self._early.add(seq)
                 self._forget(seq)
 
     def _forget(self, seq: int) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import sqlalchemy as sa
-
 from ..contracts.coherence import Absent
 from ..errors import InvalidModelError
 from ..models.columns import column_flags, utc_now
@@ -15,10 +13,6 @@ from ..models.schema import Schema
 from ..tiers.ladder import Row
 
 Newest = Callable[[], Row | Absent]
-
-
-class OnlyTheDatabaseKnows(Exception):
-    """A value that the database makes: such a row cannot be shown before it is there."""
 
 
 def whole_row(schema: Schema, loaded: Mapping[str, Any], newest: Newest) -> tuple[Any, ...]:
@@ -50,12 +44,15 @@ def _default(schema: Schema, column: Any, name: str, now: Any) -> Any:
     if column_flags(column).auto_now_add:
         return now
     default = column.default
-    if isinstance(default, sa.schema.CallableColumnDefault):
-        return default.arg(None)  # type: ignore[arg-type]  # those that look into the statement have none here
-    if isinstance(default, sa.schema.ScalarElementColumnDefault):
+    if default is not None and default.is_callable:
+        return default.arg(None)  # those that look into their statement find none
+    if default is not None and default.is_scalar:
         return default.arg
     if default is not None or column.server_default is not None or column.computed is not None:
-        raise OnlyTheDatabaseKnows(name)
+        raise InvalidModelError(
+            f"{schema.cls.__name__}.{name} has a default that only the database can work out; a row that is written "
+            "behind is shown before it is there, so give the attribute a value or a default in Python"
+        )
     if column.nullable:
         return None
     raise InvalidModelError(

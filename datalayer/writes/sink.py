@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..contracts.coherence import WriteSet
-from ..contracts.journal import Entry, Journal
+from ..contracts.journal import MOST_COUNT, Entry, Journal
 from ..contracts.pauses import point
 from ..errors import DecodeError
 from .failures import is_transient, pause_after, reason_of
@@ -148,20 +148,21 @@ class Sink:
             self._together(connection, coalesced(entries))
             self._touch(connection, Batch(written=list(entries)))
 
-    def write_next(self, entry: Entry, floor: int) -> int:
-        """Apply an entry after everything that the row has seen, whatever its number; the number it got.
+    def write_next(self, entry: Entry, floor: int) -> None:
+        """Apply an entry after everything that the row has seen in the epoch of ``floor`` and before.
 
-        ``floor``: larger than every number that was given out and may still come.
+        A write of a later epoch came meanwhile, and stays: that epoch's numbers are not ours to give.
         """
         with self._begin() as connection:
             shape = self._shape(entry)
             self._fence(connection, [shape], deleting=[shape])
             tomb = self._gone(connection, shape, [entry]).get(entry.name, 0)
-            present = shape.number_of(connection, entry) or 0
-            numbered = Entry(0, max(floor, present + 1, tomb + 1), *_rest(entry))
+            seen = max(shape.number_of(connection, entry) or 0, tomb)
+            if seen >= floor | MOST_COUNT and entry.kind != "add":
+                return
+            numbered = Entry(0, max(floor, seen + 1), *_rest(entry))
             self._together(connection, [numbered])
             self._touch(connection, Batch(written=[numbered]))
-        return numbered.seq
 
     def recover(self, entries: Sequence[Entry]) -> Batch:
         """Apply whole writes that a journal has lost, as far as nothing newer is there."""

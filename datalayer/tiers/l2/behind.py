@@ -20,7 +20,8 @@ from .scripts import _EPOCH, _OOM, sha
 
 #: KEYS header · ARGV lineage, epoch, how many -> {'OK', the last of them}
 NEXTSEQ = (
-    _EPOCH
+    _OOM
+    + _EPOCH
     + b"""
 return {'OK', redis.call('HINCRBY', KEYS[1], 's', ARGV[3])}
 """
