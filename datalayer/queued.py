@@ -81,7 +81,9 @@ class QueuedRepository(OneShotRepository[T]):
         for obj in made:
             key = self._key_of(obj)
             if isinstance(self._newest(key), Row):
-                raise AlreadyExistsError(f"{self.model.__name__}: a row with this key exists; use set() to write over it")
+                raise AlreadyExistsError(
+                    f"{self.model.__name__}: a row with this key exists; use set() to write over it"
+                )
         return self.set_many(made)
 
     def update(self, id: Any, **values: Any) -> T:

@@ -206,7 +206,14 @@ def _shared(
     """The shared tier and its authority: the whole protocol on PostgreSQL, the loose one on any other database."""
     if not settings.redis:
         return None
-    from .tiers.l2 import RedisBackplane, RedisOverlay, RedisTier, Subscriber, Wire, topology_of  # redis-py, only where it is used
+    from .tiers.l2 import (  # redis-py, only where it is used
+        RedisBackplane,
+        RedisOverlay,
+        RedisTier,
+        Subscriber,
+        Wire,
+        topology_of,
+    )
 
     wire = Wire(
         topology_of(settings.redis, timeout=settings.redis_timeout, most=settings.redis_pool_size),

@@ -164,9 +164,8 @@ class Reader:
         key = self.key(id)
         ladder = self._caches.ladder(self.schema)
         if key is None or ladder is None or self._load is None:
-            raise InvalidModelError(
-                f"{id!r} is no key that {self.schema.cls.__name__} can be written behind by; {self._caches.reasons(self.schema)}"
-            )
+            why = "; ".join(self._caches.reasons(self.schema)) or "its type is another"
+            raise InvalidModelError(f"{id!r} is no key that {self.schema.cls.__name__} can be written behind by: {why}")
         return ladder.read_below(self.schema, key, self._load)
 
     def _below(self, id: Any) -> Any:

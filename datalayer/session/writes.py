@@ -128,7 +128,7 @@ class WriteTracker:
         elif statement is None or is_text(statement):
             self._text(connection, text)
         else:
-            writes = writes_of(compiled)
+            writes = [write for write in writes_of(compiled) if not _is_book(write.table)]
             if not writes:
                 return
             if self._behind and "datalayer_behind" not in context.execution_options:
@@ -255,6 +255,11 @@ class WriteTracker:
             self._catalog.forget()
         for mark in marks:
             self._marker.finish(mark, outcome)
+
+
+def _is_book(table: str | None) -> bool:
+    """Whether a table is one of the layer's own books, which nobody caches."""
+    return table is not None and table.startswith("datalayer_")
 
 
 def _refuse_direct(writes: Sequence[Write], behind: Collection[str]) -> None:

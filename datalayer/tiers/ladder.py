@@ -65,7 +65,7 @@ class Backlog(Protocol):
     """The queued writes of one space, as far as this process knows them."""
 
     def newest(self, key: tuple[Any, ...], *, vouched: bool) -> tuple[Any, ...] | Absent | None:
-        """The row that a queued write of this process leaves, in the order of ``schema.full``; None to ask the database.
+        """The row that a queued write of this process leaves, in the order of ``schema.full``; None: ask the database.
 
         ``vouched``: the shared tier has just said that it shows nothing queued for the key.
         """

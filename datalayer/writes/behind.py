@@ -124,7 +124,8 @@ class Behind:
     """The write-behind of one layer. Thread-safe. Starts with its first use: then it makes its tables, chooses its
     journal, adopts journals without an owner, and starts the flusher.
 
-    ``instance`` is given by the layer: it makes an instance of a row, for hooks. ConfigError where no journal is safe, and with ``refusal``.
+    ``instance`` is given by the layer: it makes an instance of a row, for hooks. Starting raises ConfigError where no
+    journal is safe, and with ``refusal``.
     """
 
     def __init__(
@@ -508,7 +509,9 @@ class Behind:
 
     def _prepare(self, shape: Shape) -> None:
         with self._engine.connect() as connection:
-            columns = {column["name"] for column in sa.inspect(connection).get_columns(shape.table.name, shape.table.schema)}
+            columns = {
+                column["name"] for column in sa.inspect(connection).get_columns(shape.table.name, shape.table.schema)
+            }
         if SEQUENCE_COLUMN not in columns:
             raise ConfigError(
                 f"table {shape.table.fullname} has no column {SEQUENCE_COLUMN}, which write-behind needs; "

@@ -1,4 +1,4 @@
-"""Which journal a layer may use: looked at before the first write is acknowledged, because afterwards it is too late."""
+"""Whether a Redis may hold the journal: looked at before the first write is acknowledged; afterwards it is too late."""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ class FileJournal:
 
     def _select(self, where: str, bound: int, limit: int) -> list[Entry]:
         with self._state:
-            found = self._run(f"SELECT {_COLUMNS} FROM entries WHERE {where} ORDER BY id LIMIT ?", bound, limit).fetchall()
+            found = self._run(
+                f"SELECT {_COLUMNS} FROM entries WHERE {where} ORDER BY id LIMIT ?", bound, limit
+            ).fetchall()
         return [entry for row in found if (entry := self._checked(row)) is not None]
 
     def _checked(self, row: tuple[Any, ...]) -> Entry | None:

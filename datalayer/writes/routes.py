@@ -145,7 +145,9 @@ class _Shared(ABC):
         answers = self._queue(shard, stand, drafts)
         if any(isinstance(a, Queued) for a in answers) and not still(self._authority, shard, stand):
             # While this process stood still others may have written past Redis: their numbers are larger than ours.
-            return [Unqueued("the epoch ended meanwhile", certain=False) if isinstance(a, Queued) else a for a in answers]
+            return [
+                Unqueued("the epoch ended meanwhile", certain=False) if isinstance(a, Queued) else a for a in answers
+            ]
         return answers
 
     @abstractmethod
@@ -166,7 +168,8 @@ class _Shared(ABC):
             address = f"{entry.space}:{entry.name}"
             of = by_shard.setdefault(self._overlay.shard_of(address), {})
             of[address] = max(of.get(address, 0), entry.seq)
-        return all([self._clear(shard, done) for shard, done in by_shard.items()])
+        heard = [self._clear(shard, done) for shard, done in by_shard.items()]
+        return all(heard)
 
     def _clear(self, shard: int, done: dict[str, int]) -> bool:
         stand = usable(self._authority, shard)
@@ -174,9 +177,8 @@ class _Shared(ABC):
             return True  # an epoch that is over is read by nobody, and the next one begins without overlays
         number = self.epoch_of(stand)
         items = [(a, count if epoch == number else 0) for a, s in done.items() for epoch, count in [unpack_seq(s)]]
-        return all(
-            [self._overlay.clear(shard, stand, items[at : at + 500]) for at in range(0, len(items), 500)]
-        ) or not still(self._authority, shard, stand)
+        heard = [self._overlay.clear(shard, stand, items[at : at + 500]) for at in range(0, len(items), 500)]
+        return all(heard) or not still(self._authority, shard, stand)
 
     def vouches(self, held: Held) -> bool:
         found = self._authority.stands[held.shard]

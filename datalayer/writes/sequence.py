@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ..contracts.journal import pack_seq
 from .tables import state
@@ -44,13 +45,10 @@ def next_epoch(engine: sa.Engine) -> int:
 
 def _locked(connection: sa.Connection, layout: str) -> Any:
     """The row of the state, made if it is missing, locked until the end of the transaction."""
-    missing = sa.select(sa.literal(1), sa.literal(layout), sa.literal(0), sa.literal(0)).where(
-        ~sa.exists(sa.select(state.c.id))
-    )
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("LOCK TABLE datalayer_wb_state IN EXCLUSIVE MODE"))
-    connection.execute(sa.insert(state).from_select(["id", "layout", "base", "counter"], missing))
-    return connection.execute(sa.select(state)).one()
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(state)
+    # On SQLite it is this statement that takes the lock.
+    connection.execute(insert.values(id=1, layout=layout, base=0, counter=0).on_conflict_do_nothing())
+    return connection.execute(sa.select(state).with_for_update()).one()
 
 
 def _top(connection: sa.Connection, row: Any) -> int:

@@ -84,7 +84,8 @@ class Shape:
         return {self._column(name): amount for name, amount in found.items()}
 
     def _column(self, attribute: str) -> sa.Column[Any]:
-        return self.columns[self.schema.full.keys.index(attribute)]
+        column: sa.Column[Any] = self.columns[self.schema.full.keys.index(attribute)]
+        return column
 
     def check_amounts(self, amounts: Mapping[str, Any]) -> None:
         """InvalidModelError unless every name is a column that can be added to."""
@@ -182,7 +183,8 @@ class Shapes:
     def _learn(self) -> None:
         self._seen = self._size()
         shapes = {shape.space: shape for shape in self._find()}
-        tables = [t for t, _ in sort_tables_and_constraints({s.table for s in shapes.values()}) if t is not None]
+        ordered = sort_tables_and_constraints({s.table for s in shapes.values()})  # type: ignore[no-untyped-call]
+        tables = [table for table, _ in ordered if table is not None]
         place = {table: i for i, table in enumerate(tables)}
         self._rank = {space: place[shape.table] for space, shape in shapes.items()}
         self._by_space = shapes

@@ -301,7 +301,7 @@ class Sink:
     def _gone(self, connection: sa.Connection, shape: Shape, entries: Sequence[Entry]) -> Mapping[str, int]:
         names = [entry.name for entry in entries]
         found = sa.select(gone.c.name, gone.c.seq).where(gone.c.space == shape.space, gone.c.name.in_(names))
-        return {name: seq for name, seq in connection.execute(found)}
+        return {row.name: row.seq for row in connection.execute(found)}
 
     def _add(self, connection: sa.Connection, shape: Shape, entry: Entry) -> None:
         if not shape.add(connection, entry) and shape.number_of(connection, entry) is None:

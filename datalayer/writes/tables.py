@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ..coherence.ledger import MAKING_LOCK
+from ..tiers.engines import reading_engine
 
 metadata = sa.MetaData()
 
@@ -60,9 +61,23 @@ letters = sa.Table(
 
 def make_tables(engine: sa.Engine) -> None:
     """Make what is missing. Several processes may do it at once."""
-    with engine.begin() as connection:
-        if all(sa.inspect(connection).has_table(name) for name in metadata.tables):
-            return
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING_LOCK)))
+    if engine.dialect.name != "postgresql":
+        metadata.create_all(engine)
+        return
+    # Not through the layer's engine, whose listeners would announce a changed schema to everybody.
+    plain = reading_engine(engine, size=1)
+    try:
+        with plain.connect() as connection:
+            _make(connection)
+    finally:
+        plain.dispose()
+
+
+def _make(connection: sa.Connection) -> None:
+    if all(sa.inspect(connection).has_table(name) for name in metadata.tables):
+        return
+    connection.execute(sa.select(sa.func.pg_advisory_lock(MAKING_LOCK)))
+    try:
         metadata.create_all(connection)
+    finally:
+        connection.execute(sa.select(sa.func.pg_advisory_unlock(MAKING_LOCK)))

@@ -104,7 +104,9 @@ class RedisOverlay:
         lines = b"\r\n".join(replies).split(b"\r\n")
         found = dict(line.partition(b":")[::2] for line in lines)
         return Server(
-            found.get(b"maxmemory_policy", b"").decode(), found.get(b"aof_enabled") == b"1", found.get(b"loading") == b"1"
+            found.get(b"maxmemory_policy", b"").decode(),
+            found.get(b"aof_enabled") == b"1",
+            found.get(b"loading") == b"1",
         )
 
     def _stream(self, shard: int) -> str:
@@ -149,7 +151,6 @@ def _entry(id: bytes, fields: Sequence[bytes]) -> Entry:
     seq = _number(id)
     space, _, name = found[b"n"].decode().partition(":")
     return Entry(seq, seq, space, name, _KIND_OF[found[b"k"]], found[b"y"], found[b"p"])
-
 
 
 __all__ = ["RedisOverlay", "payload_of"]
