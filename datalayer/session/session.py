@@ -12,6 +12,7 @@ from sqlalchemy.orm.base import PassiveFlag
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.util import EMPTY_DICT
 
+from ..contracts.causal import Token, format_token, merged
 from ..contracts.coherence import WriteSet
 from ..contracts.levels import Consistency, check_level
 from ..errors import ConfigError
@@ -63,8 +64,18 @@ class Session(orm.Session):
         self._caches: Caches | None = layer.caches if layer is not None else None
         self._level = check_level(consistency) if consistency is not None else None
         self._bypass = 0
+        self._tokens: list[Token] = []
         self._hydrator = Hydrator(self)
         super().__init__(bind, **options)
+
+    @property
+    def causal_token(self) -> str:
+        """What this session has committed, for ``layer.after(token)`` in another process: it then sees these writes.
+
+        Text of letters, digits, dots and underscores, for a cookie or a header; empty if nothing was committed.
+        """
+        self._tokens[:] = (merged(self._tokens),)
+        return format_token(self._tokens[0])
 
     # -- reads -----------------------------------------------------------------------------------------------------
 
@@ -72,12 +83,7 @@ class Session(orm.Session):
 
     def _consistency(self) -> Consistency:
         """The consistency that a read of this session has now."""
-        levels = self._caches.levels if self._caches is not None else None
-        if levels is None:
-            return "database"
-        if self._level is not None and not levels.off:
-            return self._level
-        return levels.current()
+        return "database" if self._caches is None else self._caches.levels.resolve(self._level)
 
     @contextmanager
     def _at(self, level: Consistency | None) -> Iterator[None]:
@@ -215,6 +221,13 @@ class Session(orm.Session):
     def merge_all(self, *args: Any, **options: Any) -> Any:
         with self._to_database():
             return super().merge_all(*args, **options)
+
+
+@sa.event.listens_for(Session, "after_begin", propagate=True)
+def _joined(session: Session, _transaction: Any, connection: sa.Connection) -> None:
+    """What is committed on this connection counts to the session's causal token."""
+    if session._caches is not None and connection.engine.pool is session._caches.engine.pool:
+        session._caches.tracker.join(connection, session._tokens)
 
 
 def _enter(written: WriteSet, state: InstanceState[Any]) -> None:
