@@ -49,6 +49,9 @@ class Session(orm.Session):
 
     ``layer`` is a :class:`datalayer.DataLayer`; without one this is the plain session. ``consistency`` is the level of
     every read of this session that does not say otherwise. Everything else is SQLAlchemy's. Not thread-safe, as ever.
+
+    ``causal_token`` is what this session has committed, for ``layer.after(token)`` in another process, which then sees
+    these writes: letters, digits, dots and underscores, for a cookie or a header; empty if nothing was committed.
     """
 
     def __init__(
@@ -68,14 +71,16 @@ class Session(orm.Session):
         self._hydrator = Hydrator(self)
         super().__init__(bind, **options)
 
-    @property
-    def causal_token(self) -> str:
-        """What this session has committed, for ``layer.after(token)`` in another process: it then sees these writes.
+    if TYPE_CHECKING:
+        causal_token: str
+    else:
 
-        Text of letters, digits, dots and underscores, for a cookie or a header; empty if nothing was committed.
-        """
-        self._tokens[:] = (merged(self._tokens),)
-        return format_token(self._tokens[0])
+        def __getattr__(self, name: str) -> str:
+            # No property: scoped_session, which proxies every public one, would not be complete any more.
+            if name != "causal_token":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._tokens[:] = (merged(self._tokens),)
+            return format_token(self._tokens[0])
 
     # -- reads -----------------------------------------------------------------------------------------------------
 
