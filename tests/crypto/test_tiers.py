@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from datalayer import CachePolicy, DataLayer, DecodeError, L1Policy, column
 from datalayer.codecs.registry import codec_named
 from datalayer.codecs.row import adapt, compile_row
+from datalayer.coherence.sweeper import Sweeper
 from datalayer.crypto.keyring import Keyring
 from datalayer.crypto.vault import Vault
 from datalayer.models.schema import schema_of
@@ -118,7 +119,8 @@ def test_a_row_that_does_not_decrypt_is_in_no_cache(cached: OpenLayer, redis_url
 
 @pytest.fixture
 def unlifted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Runs a write whose process dies after COMMIT, as the shared tier sees it: its mark stays."""
+    """Runs a write whose process dies after COMMIT, as the shared tier sees it: its mark stays until a reader comes."""
+    monkeypatch.setattr(Sweeper, "resolve", lambda self, *_: None)
 
     def run(write: Callable[[], object]) -> None:
         with monkeypatch.context() as patch:
