@@ -362,11 +362,35 @@ def test_compare_and_set_compares_what_is_encrypted(layer: DataLayer):
 # -- keys ----------------------------------------------------------------------------------------------------------
 
 
-def test_without_keys_a_model_with_encrypted_columns_is_refused(database: str):
-    with pytest.raises(ConfigError, match=r"patients\.email: encryption is not available: no key is configured"):
-        DataLayer(database, models=[Patient])
-    with DataLayer(database, models=safe.Base) as layer, pytest.raises(ConfigError, match="no key is configured"):
+@pytest.mark.parametrize("models", [[Patient], safe.Base, safe.Base.registry, None])
+def test_without_keys_a_model_with_encrypted_columns_is_refused(database: str, models: Any):
+    refused = pytest.raises(ConfigError, match=r"\w+\.\w+: encryption is not available: no key is configured")
+    if models is not None:
+        with refused:
+            DataLayer(database, models=models)
+        return
+    with DataLayer(database) as layer, refused:
         layer.repository(Patient)
+
+
+def test_without_keys_a_model_that_comes_later_is_refused_when_it_is_used(sqlite_url: str):
+    class Base(DeclarativeBase):
+        pass
+
+    with DataLayer(sqlite_url, models=Base) as layer:
+
+        class Late(Base):
+            __tablename__ = "late"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str] = column(encrypted=True)
+
+        with pytest.raises(ConfigError, match=r"late\.text: encryption is not available: no key is configured"):
+            layer.repository(Late)
+        Base.metadata.create_all(layer.engine)
+        with pytest.raises(ConfigError, match=r"late\.text is encrypted, but this engine has no keys"), layer.begin() as s:
+            s.add(Late(id=1, text="readable"))
+        with pytest.raises(ConfigError, match="no key is configured"):
+            layer.migrate()
 
 
 def test_without_a_layer_an_engine_neither_writes_nor_reads_encrypted_columns(layer: DataLayer, database: str):
