@@ -244,6 +244,20 @@ def test_equality_is_answered_in_every_spelling(layer: DataLayer):
         assert session.execute(sa.delete(Patient).where(Patient.city == "faro")).rowcount == 1  # type: ignore[attr-defined]
 
 
+def test_equality_is_answered_by_the_index(layer: DataLayer):
+    postgres = layer.engine.dialect.name == "postgresql"
+    run: list[tuple[str, Any]] = []
+    with layer.engine.begin() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda c, _, sql, given, *more: run.append((sql, given)))
+        connection.execute(sa.select(Patient.id, Patient.notes).where(Patient.city == "porto"))
+        if postgres:
+            connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
+        sql, given = run[0]
+        plan = connection.exec_driver_sql(("EXPLAIN " if postgres else "EXPLAIN QUERY PLAN ") + sql, given).all()
+    assert "ix_patients_city_bidx" in repr(plan)
+    assert "SCAN patients" not in repr(plan)
+
+
 def test_the_same_text_has_other_digests_in_other_columns(layer: DataLayer, raw: Raw):
     layer.repository(Patient).create(patient(email="same", city="same"))
     _, email, _, city, _ = stored(layer, raw)

@@ -25,17 +25,18 @@ pytestmark = [pytest.mark.redis]
 
 
 @contextmanager
-def listening(url: str) -> Iterator[list[str]]:
-    """Everything that a Redis server executes inside the block, also what scripts do."""
+def listening(url: str, prefix: str) -> Iterator[list[str]]:
+    """What a Redis server executes under a key prefix inside the block, also what scripts do."""
     heard: list[str] = []
     end = secrets.token_hex(8)
     with redis.Redis.from_url(url) as client, client.monitor() as monitor:
 
         def listen() -> None:
             for command in monitor.listen():
-                heard.append(command["command"])
-                if end in heard[-1]:
+                if end in command["command"]:
                     return
+                if prefix in command["command"]:  # the server has other users
+                    heard.append(command["command"])
 
         thread = threading.Thread(target=listen)
         thread.start()
@@ -109,7 +110,7 @@ def test_redis_is_told_ciphertext_only(open_layer: OpenLayer, redis_url: str, ke
     def opened() -> DataLayer:
         return open_layer(redis=redis_url, key_prefix=key_prefix)
 
-    with listening(redis_url) as heard:
+    with listening(redis_url, key_prefix) as heard:
         one, two = opened(), opened()
         use(one, first=True)
         use(two, first=False)
@@ -123,7 +124,7 @@ def test_redis_is_told_ciphertext_only(open_layer: OpenLayer, redis_url: str, ke
 
 def test_readable_text_would_have_been_heard(open_layer: OpenLayer, redis_url: str, key_prefix: str):
     layer = open_layer(redis=redis_url, key_prefix=key_prefix)
-    with listening(redis_url) as heard:
+    with listening(redis_url, key_prefix) as heard:
         layer.repository(Open).create(Open(id=1, text=SECRET))
         assert [layer.repository(Open).get_one(1).text for _ in range(2)] == [SECRET] * 2
     assert SECRET in "\n".join(heard)
