@@ -43,12 +43,16 @@ class Box:
         name = sealed[2:start]
         cipher = self._keys.get(name)
         if cipher is None:
-            raise DecodeError(f"bytes are sealed with {_shown(name)}; this ring has {', '.join(map(_shown, self._keys))}")
+            raise DecodeError(
+                f"bytes are sealed with {_shown(name)}; this ring has {', '.join(map(_shown, self._keys))}"
+            )
         nonce, body = sealed[start : start + _NONCE], sealed[start + _NONCE :]
         try:
             return cipher.decrypt(nonce, body, sealed[:start] + context)
         except InvalidTag:
-            raise DecodeError(f"bytes sealed with {_shown(name)} were changed, moved, or sealed by another key") from None
+            raise DecodeError(
+                f"bytes sealed with {_shown(name)} were changed, moved, or sealed by another key"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<Box: {', '.join(name.decode() for name in self._keys)}>"

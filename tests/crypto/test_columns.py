@@ -401,7 +401,10 @@ def test_without_keys_a_model_that_comes_later_is_refused_when_it_is_used(sqlite
         with pytest.raises(ConfigError, match=r"late\.text: encryption is not available: no key is configured"):
             layer.repository(Late)
         Base.metadata.create_all(layer.engine)
-        with pytest.raises(ConfigError, match=r"late\.text is encrypted, but this engine has no keys"), layer.begin() as s:
+        with (
+            pytest.raises(ConfigError, match=r"late\.text is encrypted, but this engine has no keys"),
+            layer.begin() as s,
+        ):
             s.add(Late(id=1, text="readable"))
         with pytest.raises(ConfigError, match="no key is configured"):
             layer.migrate()

@@ -212,7 +212,15 @@ def test_what_a_layer_says_of_itself_shows_nothing(open_layer: OpenLayer):
     patients = layer.repository(Patient)
     patients.create(Patient(id=1, ward="w", email=SECRET, notes=SECRET))
     found = patients.get_by(email=SECRET)
-    for thing in (layer, layer.stats(), layer.health(), layer.explain(Patient), patients, found, Q(Patient).where(city=SECRET)):
+    for thing in (
+        layer,
+        layer.stats(),
+        layer.health(),
+        layer.explain(Patient),
+        patients,
+        found,
+        Q(Patient).where(city=SECRET),
+    ):
         assert SECRET not in repr(thing) + str(thing)
         assert_no_key(repr(thing) + str(thing))
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import redis
-import safe
 import sqlalchemy as sa
 from safe import Open, Patient, Seat, Shut, Token
 
