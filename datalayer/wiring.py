@@ -288,6 +288,7 @@ def _behind(
         options,
         authority=authority if isinstance(authority, Strict) else None,
         overlay=shared.overlay if shared is not None and strict else None,
+        owned=flushing is not engine,
         refusal=None if shared is None or strict else _LOOSE,
     )
 

@@ -124,7 +124,8 @@ class Behind:
     """The write-behind of one layer. Thread-safe. Starts with its first use: then it makes its tables, chooses its
     journal, adopts journals without an owner, and starts the flusher.
 
-    ``instance`` is given by the layer: it makes an instance of a row, for hooks. Starting raises ConfigError where no
+    ``owned``: the engine's connections are its own to close. ``instance`` is given by the layer: it makes an instance
+    of a row, for hooks. Starting raises ConfigError where no
     journal is safe, and with ``refusal``.
     """
 
@@ -137,6 +138,7 @@ class Behind:
         *,
         authority: Strict | None = None,
         overlay: RedisOverlay | None = None,
+        owned: bool = False,
         refusal: str | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
@@ -148,6 +150,7 @@ class Behind:
         self._authority = authority
         self._overlay = overlay
         self.instance: Callable[[Schema, Values], Any] | None = None
+        self._owned = owned
         self._refusal = refusal
         self.reset_after_fork()
 
@@ -157,6 +160,8 @@ class Behind:
         for journal in [*(route.journals() if route is not None else []), *adopted]:
             if isinstance(journal, FileJournal):
                 journal.abandon()
+        if route is not None and self._owned:
+            self._engine.dispose(close=False)
         self._lock = threading.RLock()
         self._turning = threading.RLock()
         self._stripes = [threading.RLock() for _ in range(_STRIPES)]
@@ -608,6 +613,8 @@ class Behind:
                 journal.close()
             if self._route is not None:
                 self._route.close()
+        if self._owned:
+            self._engine.dispose()
         if not report.ok:
             log.error("closed with %d queued writes left and %d to be tried again", report.left, report.waiting)
         return report
