@@ -113,19 +113,17 @@ class Sink:
 
     def _offset(self, connection: sa.Connection, journal: uuid.UUID, wait: bool) -> int | None:
         """How far the journal is applied; its row stays locked, so that there is one flusher at a time."""
-        known = connection.execute(
-            sa.update(applied).where(applied.c.journal == journal).values(last_id=applied.c.last_id)
-            if not self._postgres
-            else sa.select(applied.c.last_id).where(applied.c.journal == journal).with_for_update(skip_locked=not wait)
-        )
-        row = None if not self._postgres else known.one_or_none()
-        if row is not None:
-            return int(row.last_id)
-        if not self._postgres and known.rowcount:
-            return int(connection.scalar(sa.select(applied.c.last_id).where(applied.c.journal == journal)) or 0)
+        mine = applied.c.journal == journal
+        if not self._postgres:  # a statement that writes is what takes the lock
+            connection.execute(sa.update(applied).where(mine).values(last_id=applied.c.last_id))
+        select = sa.select(applied.c.last_id).where(mine)
+        if (found := connection.execute(select.with_for_update(skip_locked=not wait)).scalar()) is not None:
+            return int(found)
+        if connection.execute(select).scalar() is not None:
+            return None
         insert = _INSERTS[connection.dialect.name](applied).values(journal=journal, last_id=0)
-        made = connection.execute(insert.on_conflict_do_nothing()).rowcount
-        return 0 if made else None
+        made = connection.execute(insert.on_conflict_do_nothing().returning(applied.c.last_id)).scalar()
+        return None if made is None else 0
 
     def _advance(self, connection: sa.Connection, journal: uuid.UUID, upto: int) -> None:
         connection.execute(sa.update(applied).where(applied.c.journal == journal).values(last_id=upto))
