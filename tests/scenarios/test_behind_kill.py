@@ -38,6 +38,7 @@ OPTIONS: dict[str, Any] = {
     "fence_lease": 0.8,
     "redis_timeout": 0.2,
     "breaker_reset": 0.1,
+    "write_behind_max_retry": 2,
     "lock_timeout": 3.0,
     "statement_timeout": 5.0,
 }
