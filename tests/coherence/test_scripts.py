@@ -383,9 +383,9 @@ def test_with_its_memory_full_the_server_still_marks_and_unmarks_but_fills_nothi
     shard.client.config_set("maxmemory-policy", "noeviction")
     shard.client.config_set("maxmemory", 1)
     try:
-        with pytest.raises(redis.ResponseError, match="OOM|maxmemory"):
+        with pytest.raises(redis.ResponseError, match=r"OOM|maxmemory"):
             shard.client.set("{sc:0}:plain", "x")
-        with pytest.raises(redis.ResponseError, match="OOM|maxmemory"):
+        with pytest.raises(redis.ResponseError, match=r"OOM|maxmemory"):
             shard.fill("s:2", "Lb")
         change = shard.mark("A", 500, "s:1", "s:9", tags=("=s",))[1]
         assert shard.value("s:1") is None
