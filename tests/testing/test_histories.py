@@ -7,7 +7,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,10 +79,7 @@ BAD = {
     Rule.STALE: Story().write(1, 1.0, 2.0).read("0", 2.1, 2.2),
     Rule.BOUNDED: Story().write(1, 1.0, 2.0).read("0", 3.1, 3.2, level="cached"),
     Rule.ORDER: Story().write(1, 1.0, None).read("1", 1.1, 1.2, process="q").read("0", 1.3, 1.4),
-    Rule.MONOTONIC: Story()
-    .write(1, 1.0, None)
-    .read("1", 1.1, 1.2, level="cached")
-    .read("0", 1.3, 1.4, level="cached"),
+    Rule.MONOTONIC: Story().write(1, 1.0, None).read("1", 1.1, 1.2, level="cached").read("0", 1.3, 1.4, level="cached"),
     Rule.READ_YOUR_WRITES: Story().write(1, 1.0, 2.0, process="p").read("0", 2.1, 2.2, level="cached"),
     Rule.FUTURE: Story().write(1, 2.0, 3.0).read("1", 1.0, 1.5, level="cached"),
     Rule.UNCOMMITTED: Story()
@@ -171,9 +167,9 @@ def test_stairs_take_late_news() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "history").mkdir()
-    yield tmp_path / "history"
+    return tmp_path / "history"
 
 
 def test_a_real_register_under_threads_is_right_and_a_lagging_one_is_not(folder: Path, rng: random.Random) -> None:
