@@ -197,7 +197,9 @@ def test_a_layer_that_cannot_be_meant_is_refused(options: dict, message: str) ->
         DataLayer(**options)
 
 
-def test_a_backend_that_dies_before_its_commit_fails_it_with_an_error_of_sqlalchemy(pg_url: str, redis_url: str) -> None:
+def test_a_backend_that_dies_before_its_commit_fails_it_with_an_error_of_sqlalchemy(
+    pg_url: str, redis_url: str
+) -> None:
     with DataLayer(pg_url, redis=redis_url, models=[Thing]) as layer:
         fill(layer)
         things = layer.repository(Thing)

@@ -219,7 +219,10 @@ class Worker:
 
     def bulk_returning(self, draw: random.Random, attempt: str, versions: dict[str, Any]) -> None:
         statement = (
-            sa.update(Plain).where(Plain.id.in_(some(draw, PLAIN, 3))).values(**self._grown(attempt)).returning(Plain.id, Plain.n)
+            sa.update(Plain)
+            .where(Plain.id.in_(some(draw, PLAIN, 3)))
+            .values(**self._grown(attempt))
+            .returning(Plain.id, Plain.n)
         )
         with self.layer.begin() as session:
             new = {f"plain{i}": n for i, n in session.execute(statement)}
