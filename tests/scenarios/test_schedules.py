@@ -6,6 +6,7 @@ under each of its mutants, one step taken away or weakened, it must fail: a test
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -73,6 +74,12 @@ class Remote(Model):
     n: Mapped[int]
 
 
+pytestmark = [
+    # Actors that crash leave their connections as a killed process would.
+    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 MODELS: list[type[Any]] = [Item, Reference, Local, Remote]
 I = Item.__table__  # noqa: E741
 
@@ -122,6 +129,8 @@ class World:
         self.stack.close()
         for process in self.processes:
             process.close()
+        self.processes.clear()
+        gc.collect()
 
 
 def read(process: Process, level: Any = "shared", id: int = 1, model: Any = Item) -> int:
@@ -158,7 +167,7 @@ def bulk(process: Process, below: int = 100) -> Actor:
 
     def run() -> None:
         with process.layer.engine.begin() as connection:
-            connection.execute(I.update().where(I.c.n < below, I.c.id == 1).where(I.c.tag != "").values(n=I.c.n + 1))
+            connection.execute(I.update().where(I.c.n < below, I.c.tag == "t1").values(n=I.c.n + 1))
 
     return Actor(run)
 
@@ -239,7 +248,7 @@ def two_writers_of_one_name_are_two_marks(world: World) -> None:
 
     def elsewhere() -> None:
         with other.layer.engine.begin() as connection:
-            connection.execute(I.update().where(I.c.tag == "t2", I.c.id == 2).where(I.c.n < 9).values(n=5))
+            connection.execute(I.update().where(I.c.tag == "t2").values(n=5))
 
     Actor(elsewhere).finish()
     other.sync()
@@ -842,11 +851,10 @@ def a_list_is_not_kept_before_older_transactions_have_ended(world: World) -> Non
     assert search(r, "cached") == []
     assert search(r, "shared") == []
     writer.until("write.after_commit").crash()
-    world.clock.skip(0.5 * L1_LEASE)
-    r.fence.poll()
-    assert search(r, "shared") == [1]
     world.clock.skip(0.6 * L1_LEASE)
     r.beat()
+    world.clock.skip(0.6 * L1_LEASE)
+    assert r.authority.horizon[0] > world.clock.value
     assert search(r, "cached") == [1]
 
 
@@ -865,12 +873,16 @@ def script(name: str, *changes: tuple[str, str]) -> Mutant:
 
 def around(owner: Any, name: str, wrapper: Callable[..., Any]) -> Mutant:
     """``wrapper(original, self, *arguments)`` in place of a method."""
-    original = getattr(owner, name)
 
-    def replaced(self: Any, *arguments: Any, **named: Any) -> Any:
-        return wrapper(original, self, *arguments, **named)
+    def mutated() -> AbstractContextManager[Any]:
+        original = getattr(owner, name)
 
-    return lambda: patch.object(owner, name, replaced)
+        def replaced(self: Any, *arguments: Any, **named: Any) -> Any:
+            return wrapper(original, self, *arguments, **named)
+
+        return patch.object(owner, name, replaced)
+
+    return mutated
 
 
 def both(*mutants: Mutant) -> Mutant:
@@ -954,7 +966,7 @@ def _eternal(original: Any, self: Fence, line: Any, sent: float) -> Any:
 def _any_lineage(original: Any, self: Any, place: Any, data: bytes, count: int, **how: Any) -> Any:
     """As if the reader did not look who the server is."""
     replies = original(self, place, data, count, **how)
-    if replies and isinstance(replies[-1], bytes) and b"role:" in replies[-1]:
+    if count > 1 and replies and isinstance(replies[-1], bytes) and b"role:" in replies[-1]:
         replies[-1] = b"role:master " + b" ".join(stand.probe for stand in _stands)
     return replies
 
@@ -1054,7 +1066,10 @@ class _Always:
 PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_reader_between_mark_and_commit_fills_nothing: {
         "MARK leaves no mark": NO_MARK,
-        "marks end while their writer waits": script("LEASE", ("if h[1] then return", "if h[1] and false then return")),
+        "marks end while their writer waits": both(
+            script("LEASE", ("if h[1] then return", "if h[1] and false then return")),
+            script("FILL", ("if h[1] or h[2]", "if h[2]")),
+        ),
     },
     a_fill_that_was_read_before_the_mark_comes_too_late: {
         "FILL asks for no token": script(
@@ -1112,10 +1127,10 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     },
     nothing_is_filled_before_older_transactions_have_ended: {
         "every epoch counts as settled": around(Ledger, "read", _settled),
-        "theta is a snapshot's xmax": around(Ledger, "open", _theta_of_a_snapshot),
     },
     an_epoch_opens_in_two_transactions: {
         "begin and open are one transaction": around(Ledger, "begin", _opened_at_once),
+        "theta is a snapshot's xmax": around(Ledger, "open", _theta_of_a_snapshot),
     },
     a_writer_asks_anew_whether_the_epoch_is_still_off: {
         "the old answer will do": around(Marker, "_everywhere", _never_polls),
