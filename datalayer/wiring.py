@@ -243,6 +243,7 @@ def _results(
         namer=Namer(table_tag, vague_tag, value_tag),
         shared=shared.results if shared is not None else None,
         horizon=shared.authority.horizon if shared is not None else FOREVER,
+        beside=_beside(settings, shared),
         entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
         codec=codec_named(settings.codec),
         secret=partial(_page_secret, settings, engine),
@@ -325,6 +326,7 @@ class _LadderMaker:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
         self._horizon = shared.authority.horizon if shared is not None else FOREVER
+        self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
         self._codec = codec_named(settings.codec)
@@ -347,6 +349,7 @@ class _LadderMaker:
                 negative=_first(policy.negative_ttl, settings.negative_ttl),
                 use_l1=policy.l1.enabled,
                 use_l2=policy.l2.enabled,
+                beside=self._beside,
             ),
             key_text=key_text,
             scope=policy.cache_scope,
@@ -357,6 +360,11 @@ class _LadderMaker:
         )
         self._coherence.register(ladder)
         return ladder
+
+
+def _beside(settings: Settings, shared: _Shared | None) -> float | None:
+    """How long L1 serves what was read without a look at other processes' marks; None where nobody marks."""
+    return settings.l1_lease if shared is not None and shared.authority.strict else None
 
 
 def _first(own: Any, default: float) -> float:
