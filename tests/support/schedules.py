@@ -55,6 +55,16 @@ class Actor:
             raise Deviated(f"the actor ended before {name}: {self._error!r} {self._result!r}")
         return self
 
+    def go(self) -> None:
+        """Let it run by itself; :meth:`rest` waits for its end."""
+        self._begun = True
+        self._thread.start()
+
+    def rest(self) -> Any:
+        if not self._stopped.acquire(timeout=_PATIENCE):
+            raise Deviated("the actor does not end")
+        return self.finish()
+
     def finish(self) -> Any:
         """Let it run to its end; returns its result or raises its error."""
         self._wanted = None
