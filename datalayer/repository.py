@@ -29,6 +29,7 @@ from .errors import (
 )
 from .models.columns import column_flags, utc_now
 from .models.hooks import Hooks, run_after_set, run_before_get, run_before_set
+from .models.quiet import leaves_no_values
 from .models.schema import Schema, schema_of
 from .models.sealed import encrypted_attributes, opened
 from .query.compile import to_select
@@ -49,7 +50,10 @@ T = TypeVar("T")
 
 _BATCH = 1000
 
+_GIVEN_VALUES = ("get_by", "search", "count", "page", "create_many", "update", "set_many", "compare_and_set", "warm")
 
+
+@leaves_no_values(*_GIVEN_VALUES)
 class Repository(Generic[T]):
     """Reads and writes of one model in one session. As thread-safe as the session: not at all.
 
@@ -523,6 +527,7 @@ def _is_unique_violation(error: sa.exc.IntegrityError) -> bool:
     return "UNIQUE constraint" in str(origin)
 
 
+@leaves_no_values(*_GIVEN_VALUES)
 class OneShotRepository(Repository[T]):
     """The same calls, each in a session and a transaction of its own; instances come back detached. Thread-safe.
 

@@ -157,7 +157,11 @@ class Session(orm.Session):
                 result = self._from_unique(lookup.schema, {lookup.name: lookup.value}, statement)
                 if result is not None:
                     return result
-        return super()._execute_internal(statement, params, **options)
+        try:
+            return super()._execute_internal(statement, params, **options)
+        except BaseException:
+            del params  # values of encrypted columns, perhaps, which error reporters would collect
+            raise
 
     def _by_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
         """The Result of ``statement``, which selects the row with these unique values."""

@@ -20,7 +20,7 @@ class RedisBackplane:
     ``home`` says which name decides the shard of a name.
     """
 
-    def __init__(self, wire: Wire, home: Callable[[str], str]) -> None:
+    def __init__(self, wire: Wire, home: Callable[[str], str] = str) -> None:
         self._wire = wire
         self._home = home
         self.shards = len(wire.places)
