@@ -383,9 +383,14 @@ class Ladder:
         lease: Any,
         load: Load,
     ) -> Row | Absent:
-        point("read.after_lease")
-        loaded = self._loaded(schema, load(key))
-        point("read.after_db")
+        try:
+            point("read.after_lease")
+            loaded = self._loaded(schema, load(key))
+            point("read.after_db")
+        except BaseException:
+            if isinstance(lease, Lease):
+                self.l2.release(address, lease)
+            raise
         if isinstance(loaded, Row):
             if schema.key_of(loaded.values) == key:
                 self._fill(schema, address, lease, loaded.values)
@@ -454,7 +459,13 @@ class Ladder:
                 self.guard.finished(_name(key))
         asked = [key for key in missing if key not in rows and key not in lives]
         if asked:
-            loaded = load(asked)
+            try:
+                loaded = load(asked)
+            except BaseException:
+                for address, lease in leases.values():
+                    if isinstance(lease, Lease):
+                        self.l2.release(address, lease)
+                raise
             self.counts["l3_reads"] += len(asked)
             full = schema.full
             for key, values in loaded.items():
