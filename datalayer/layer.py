@@ -38,7 +38,7 @@ from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .tiers.ladder import Row
 from .wiring import Parts, build, close_vault
-from .writes.behind import Behind, FlushReport
+from .writes.behind import Behind, FlushReport, QueueStatus
 from .writes.letters import DeadLetters
 
 if TYPE_CHECKING:
@@ -233,6 +233,10 @@ class DataLayer:
     def dead_letters(self) -> DeadLetters:
         """Queued writes that the database refused too often: ``list()``, ``retry()``, ``drop()``."""
         return self._behind().dead_letters()
+
+    def queue_status(self) -> QueueStatus:
+        """How much is queued, waits to be tried again, or is a dead letter. Flushes nothing."""
+        return self._behind().status()
 
     def _writes_behind(self) -> bool:
         parts = self._parts
@@ -471,6 +475,10 @@ class DataLayer:
         else:
             detail = "no Redis configured" + ("" if parts.engine.dialect.name == "sqlite" else _ALONE)
             tiers["l2"] = TierHealth(ok=True, detail=detail)
+        if parts.behind is not None and parts.behind.running:
+            lost = parts.behind.lost
+            detail = f"lost: {lost[-1]}" if lost else f"journal {parts.behind.durability}"
+            tiers["write-behind"] = TierHealth(ok=not lost, detail=detail)
         status: Status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
         return Health(ok=status == "ok", status=status, tiers=tiers)
 

@@ -39,10 +39,12 @@ from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
 from .session.caches import Caches
 from .session.catalog import Catalog
+from .session.images import Imager
 from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, own_pool, reading_engine, watch_statements
+from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
@@ -102,7 +104,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
-    catalog = Catalog(lambda: registry.metadata)
+    catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
     maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault))
     caches = Caches(
@@ -118,7 +120,10 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     )
     discover = _Discovery(registry, caches)
     maker.behind = behind = _behind(settings, engine, shared, registry, caches)
-    catalog.listeners.append(caches.forget_catalog)
+    tracker.imager = imager = Imager(
+        caches, partial(images_of, engine=engine, reading=reading), WriteMode(settings.write_mode)
+    )
+    catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
@@ -319,7 +324,7 @@ def _results(
     hides_rows: Callable[[sa.Table], bool],
 ) -> Results:
     def secured(name: str) -> bool:
-        return any(hides_rows(m.tables[name]) for m in registry.metadata if name in m.tables)
+        return any(hides_rows(m.tables[name]) for m in registry.watched if name in m.tables)
 
     return Results(
         l1=_l1(settings, engine, CachePolicy(), clock),
@@ -327,11 +332,12 @@ def _results(
         namer=Namer(table_tag, vague_tag, value_tag),
         shared=shared.results if shared is not None else None,
         horizon=shared.authority.horizon if shared is not None else FOREVER,
+        beside=_beside(settings, shared),
         entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
         codec=codec_named(settings.codec),
         secret=partial(_page_secret, settings, engine),
         dialect=engine.dialect,
-        known=lambda: registry.metadata,
+        known=lambda: registry.watched,
         secured=secured,
         flights=Flights(),
     )
@@ -361,13 +367,13 @@ class _Discovery:
     def __call__(self) -> None:
         size = self._registry.size()
         if size != self._seen:
-            for cls in self._registry.classes():
-                self._caches.prospect(schema_of(self._registry.resolve(cls)))
+            for mapper in self._registry.usable():
+                self._caches.prospect(schema_of(mapper))
             self._seen = size
 
 
 def _table_names(registry: Registry) -> set[str]:
-    return {table.fullname for metadata in registry.metadata for table in metadata.tables.values()}
+    return {table.fullname for metadata in registry.watched for table in metadata.tables.values()}
 
 
 def _key_types(registry: Registry) -> Any:
@@ -383,7 +389,7 @@ def _key_types(registry: Registry) -> Any:
 
 
 def _find_key_type(registry: Registry, name: str) -> type | None:
-    for metadata in registry.metadata:
+    for metadata in registry.watched:
         table = metadata.tables.get(name)
         if table is not None and len(table.primary_key.columns) == 1:
             try:
@@ -409,6 +415,7 @@ class _LadderMaker:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
         self._horizon = shared.authority.horizon if shared is not None else FOREVER
+        self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
         self.behind: Behind | None = None
@@ -432,6 +439,7 @@ class _LadderMaker:
                 negative=_first(policy.negative_ttl, settings.negative_ttl),
                 use_l1=policy.l1.enabled,
                 use_l2=policy.l2.enabled,
+                beside=self._beside,
             ),
             key_text=key_text,
             scope=policy.cache_scope,
@@ -439,11 +447,17 @@ class _LadderMaker:
             horizon=self._horizon,
             flights=Flights(),
             sealing=self._sealing,
+            eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
             ladder.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
         return ladder
+
+
+def _beside(settings: Settings, shared: _Shared | None) -> float | None:
+    """How long L1 serves what was read without a look at other processes' marks; None where nobody marks."""
+    return settings.l1_lease if shared is not None and shared.authority.strict else None
 
 
 def _first(own: Any, default: float) -> float:

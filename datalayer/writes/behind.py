@@ -16,8 +16,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,27 @@ class FlushReport:
     def ok(self) -> bool:
         """Whether the database has everything that was queued."""
         return not (self.left or self.waiting or self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What waits: queued writes by journal (``redis:<shard>``, or the name of a file), refused writes that will be
+    tried again, and dead letters. ``journal`` says what the journal in use survives; ``lost`` what this process has
+    seen getting lost."""
+
+    journals: Mapping[str, int]
+    waiting: int
+    dead: int
+    journal: str
+    lost: Sequence[str] = ()
+
+    @property
+    def queued(self) -> int:
+        return sum(self.journals.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "journals": dict(self.journals), "lost": list(self.lost), "queued": self.queued}
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +352,7 @@ class Behind:
     def _report(self, flushed: int, seconds: float, error: str | None) -> FlushReport:
         if error is not None:
             return FlushReport(flushed, len(self._own), seconds=seconds, error=error)
-        dead = len(self.dead_letters())
+        dead = len(self._letter_box())
         return FlushReport(flushed, self._left(), self._sink.waiting_letters(), dead, seconds)
 
     def turn(self, *, wait: bool = False) -> int:
@@ -572,12 +593,29 @@ class Behind:
         return directory.create()
 
     def dead_letters(self) -> DeadLetters:
-        self.start()
+        """What was refused for good, whoever queued it."""
+        make_tables(self._engine)
+        return self._letter_box()
+
+    def _letter_box(self) -> DeadLetters:
         return DeadLetters(self._engine, self._table_of, self._wake.set)
 
     def _table_of(self, space: str) -> str:
         shape = self.shapes.get(space)
         return shape.table.fullname if shape is not None else space
+
+    def status(self) -> QueueStatus:
+        """What waits, in all journals that can be seen from here. Starts nothing and flushes nothing."""
+        if self._refusal is not None:
+            raise ConfigError(self._refusal)
+        make_tables(self._engine)
+        found: dict[str, int] = {}
+        for shard in range(self._overlay.shards if self._overlay is not None else 0):
+            found[f"redis:{shard}"] = (self._overlay.length(shard) if self._overlay is not None else None) or 0
+        if self.options.path is not None and self.options.path.is_dir():
+            found |= Directory(self.options.path).census()
+        waiting, dead = self._sink.waiting_letters(), len(self._letter_box())
+        return QueueStatus(found, waiting, dead, self.durability, tuple(self.lost))
 
     def dirty(self) -> int:
         """Queued writes that the database does not have, as far as this process can tell."""
@@ -589,6 +627,10 @@ class Behind:
     def _left(self) -> int:
         journals = self._route.journals() if self._route is not None else []
         return sum(len(journal) for journal in (*journals, *self._adopted))
+
+    @property
+    def running(self) -> bool:
+        return self._started and not self._closed
 
     @property
     def durability(self) -> str:

@@ -122,7 +122,7 @@ class DeadLetters:
         values = {"state": "waiting", "attempts": 0, "next_at": self._clock()}
         with self._engine.begin() as connection:
             found = connection.execute(sa.update(table).where(*self._among(ids)).values(values)).rowcount
-        self._wake()
+        self._wake()  # this process's flusher, if it has one; else that of any other finds them
         return int(found)
 
     def drop(self, ids: Iterable[int] | None = None) -> int:
