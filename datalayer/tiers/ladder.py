@@ -327,9 +327,13 @@ class Ladder:
             if alone and (found := self.look(schema, key)) is not None:
                 return found
             began, ticket = self.l1.clock(), self.guard.ticket(name)
-            return self._kept(schema, key, name, ticket, self._past_caches(schema, key, load), self._until_beside(began))
+            return self._kept(
+                schema, key, name, ticket, self._past_caches(schema, key, load), self._until_beside(began)
+            )
         try:
-            return self._kept(schema, key, name, ticket, self._past_caches(schema, key, load), self._until_beside(began))
+            return self._kept(
+                schema, key, name, ticket, self._past_caches(schema, key, load), self._until_beside(began)
+            )
         finally:
             self.flights.land(name)
 

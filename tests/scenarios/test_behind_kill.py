@@ -108,7 +108,10 @@ class Writers:
 
 def end_backends(url: str) -> None:
     """Terminate every other session of the database."""
-    with contextlib.suppress(psycopg.Error), psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+    with (
+        contextlib.suppress(psycopg.Error),
+        psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection,
+    ):
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE pid <> pg_backend_pid() AND datname = current_database()"

@@ -1,4 +1,4 @@
-"""A small world of queued writes for the kill test: models, a writer that runs in a process of its own, and the checker.
+"""A small world of queued writes for the kill test: models, a writer that runs in a process of its own, a checker.
 
 The writer notes every call before it is made and after it has returned, each note in one unbuffered write, so that what
 was acknowledged is known whenever it is killed. ``CLOCK_MONOTONIC`` is one clock for all processes of a machine.
@@ -239,7 +239,9 @@ def shown_by(layer: DataLayer) -> dict[tuple[str, int], Any]:
 
 
 def summary(history: History) -> Counter[str]:
-    return Counter({table: sum(len(ops) for (t, _), ops in history.ops.items() if t == table) for table, _ in history.ops})
+    return Counter(
+        {table: sum(len(ops) for (t, _), ops in history.ops.items() if t == table) for table, _ in history.ops}
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Queued(RuleBasedStateMachine):
     def set_many(self, who: str, keys: list[int]) -> None:
         self.count += 1
         self.of(who).rows.set_many([Row(id=key, text=f"m{self.count}", number=0) for key in keys])
-        self.model |= {key: (f"m{self.count}", 0) for key in keys}
+        self.model |= dict.fromkeys(keys, (f"m{self.count}", 0))
 
     @rule(who=WHO, key=KEYS)
     def update(self, who: str, key: int) -> None:
@@ -134,7 +134,9 @@ class Queued(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-def run(journal: str, url: str, redis_url: str | None, *, examples: int, steps: int, phases: Any = tuple(Phase)) -> None:
+def run(
+    journal: str, url: str, redis_url: str | None, *, examples: int, steps: int, phases: Any = tuple(Phase)
+) -> None:
     machine: Any = type("Machine", (Queued,), {"journal": journal, "url": url, "redis_url": redis_url})
     run_state_machine_as_test(
         machine,

@@ -6,6 +6,7 @@ layers, real servers, and deaths at the points of the protocol.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,6 @@ from datalayer.tiers.l2 import behind as scripts
 from datalayer.tiers.l2 import scripts as l2_scripts
 from datalayer.tiers.l2.overlay import RedisOverlay
 from datalayer.writes.file import FileJournal
-from datalayer.writes.routes import Filed, Stream
 from datalayer.writes.shapes import Shape
 from datalayer.writes.sink import Sink
 
@@ -47,9 +47,8 @@ def acknowledged_survives(duo: Duo) -> None:
 def a_failing_commit_loses_nothing(duo: Duo) -> None:
     """The database ends the flush's session when it commits."""
     duo.a.write(1, "one")
-    with pause_at("write.after_lease_check", lambda: end_sessions(duo)):
-        with pytest.raises(Exception):  # noqa: B017, PT011 -- whatever the driver says
-            duo.a.turn()
+    with pause_at("write.after_lease_check", lambda: end_sessions(duo)), pytest.raises(sa.exc.DBAPIError):
+        duo.a.turn()
     duo.a.flush()
     assert duo.stored(1) == "one"
 
@@ -385,7 +384,9 @@ def last_of_the_journal_wins(patch: pytest.MonkeyPatch) -> None:
 
 def epoch_not_ended(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(behind_module, "ended", lambda authority, shard, may_revoke: authority.stands[shard])
-    patch.setattr(Sink, "write_next", lambda self, entry, floor: self.write([Entry(0, pack_seq(0, 1), *entry_rest(entry))]))
+    patch.setattr(
+        Sink, "write_next", lambda self, entry, floor: self.write([Entry(0, pack_seq(0, 1), *entry_rest(entry))])
+    )
 
 
 def entry_rest(entry: Entry) -> tuple[Any, ...]:
@@ -430,7 +431,11 @@ FILE, STREAM = "file", "redis"
 #: What holds, with which journal, and what has to be taken away for it not to hold.
 CASES: list[tuple[Story, str, Mutation | None]] = [
     (acknowledged_survives, FILE, no_append),
-    (acknowledged_survives, STREAM, script("ENQUEUE", b"local done = redis.pcall('XADD'", b"local done = tostring('XADD'")),
+    (
+        acknowledged_survives,
+        STREAM,
+        script("ENQUEUE", b"local done = redis.pcall('XADD'", b"local done = tostring('XADD'"),
+    ),
     (a_failing_commit_loses_nothing, FILE, removed_before_commit),
     (a_failing_commit_loses_nothing, STREAM, removed_before_commit),
     (the_later_write_wins_whoever_flushes_first, FILE, blind_upsert),
@@ -447,7 +452,11 @@ CASES: list[tuple[Story, str, Mutation | None]] = [
     ),
     (a_late_overlay_does_not_hide_what_was_flushed, FILE, script("OVERLAY", b"if n <= cw then", b"if false then")),
     (an_acknowledged_write_is_seen_by_the_other_process, FILE, script("OVERLAY", b"then lay(", b"then tostring(")),
-    (an_acknowledged_write_is_seen_by_the_other_process, STREAM, script("ENQUEUE", b"  lay(KEYS[k]", b"  tostring(KEYS[k]")),
+    (
+        an_acknowledged_write_is_seen_by_the_other_process,
+        STREAM,
+        script("ENQUEUE", b"  lay(KEYS[k]", b"  tostring(KEYS[k]"),
+    ),
     (an_addition_counts_once_when_its_flusher_dies, FILE, no_offset),
     (an_addition_counts_once_when_its_flusher_dies, STREAM, no_offset),
     (an_addition_counts_once_with_two_flushers, STREAM, no_lock_on_the_offset),
@@ -492,6 +501,8 @@ def test_the_story_ends_well(make_duo: Callable[[str], Any], story: Story, journ
 
 
 BROKEN = [case for case in CASES if case[2] is not None]
+if os.environ.get("DATALAYER_TEST_LONG") != "1":  # every step once: with the first journal that needs it
+    BROKEN = list({(case[0], getattr(case[2], "__qualname__", "")): case for case in reversed(BROKEN)}.values())
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=list(map(name_of, BROKEN)))
