@@ -14,6 +14,7 @@ from .contracts.levels import Consistency
 from .errors import AlreadyExistsError, InvalidModelError
 from .models.columns import utc_now
 from .models.hooks import run_before_set
+from .models.quiet import leaves_no_values
 from .repository import OneShotRepository, check_attributes, found_or_raise, soft_delete_column
 from .session.reader import Reader
 from .session.session import Session
@@ -24,6 +25,7 @@ from .writes.rows import whole_row
 T = TypeVar("T")
 
 
+@leaves_no_values("set", "set_many", "create", "create_many", "update", "increment", "restore")
 class QueuedRepository(OneShotRepository[T]):
     """As ``layer.repository(Model)`` of any model, with writes that are queued. Thread-safe.
 

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from ..coherence.ending import ended, usable
 from ..coherence.strict import Strict
 from ..contracts.coherence import ABSENT, Absent
 from ..contracts.fence import Refusal
-from ..contracts.journal import Appending, Draft, Entry, Journal, pack_seq, unpack_seq
+from ..contracts.journal import Appending, Draft, Entry, Journal, JournalFailed, pack_seq, unpack_seq
 from ..contracts.keys import key_text
 from ..contracts.pauses import point
 from ..errors import ConfigError, TransactionOutcomeUnknown, UnavailableError, WriteBehindExhausted
@@ -94,6 +95,10 @@ class FlushReport:
     def ok(self) -> bool:
         """Whether the database has everything that was queued."""
         return not (self.left or self.waiting or self.error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "ok": self.ok}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,7 @@ class Behind:
         self._thread: threading.Thread | None = None
         self._started = False
         self._closed = False
-        self._looked = self._adopted_at = 0.0
+        self._looked = self._adopted_at = -inf
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -286,11 +291,14 @@ class Behind:
         log.debug("a write of %s goes to the database directly: %s", write.shape.table.fullname, answer.reason)
         entry = self._numbered(draft)
         if entry is None:
-            self._past_redis(write, draft)
+            seq = self._past_redis(draft)
         else:
+            seq = entry.seq
             self._sink.write([entry])
             if self._route is not None:
                 self._route.clear([entry])
+        if write.row is not None:
+            self._own.overtaken(draft.address, seq)
         write.shape.ladder.guard.drop_key(_name(write.key))
         self._after_set([entry or Entry(0, 0, *draft)])
 
@@ -316,13 +324,15 @@ class Behind:
                 return Entry(0, pack_seq(self._base + stand.number, counts[0]), *draft)
         return None
 
-    def _past_redis(self, write: Write, draft: Draft) -> None:
+    def _past_redis(self, draft: Draft) -> int:
         """Write where Redis takes nothing: its epoch ends, then the database alone gives the order."""
         assert self._authority is not None
         assert self._overlay is not None
         shard = self._overlay.shard_of(draft.address)
         off = ended(self._authority, shard, may_revoke=self.options.may_revoke)
-        self._sink.write_next(Entry(0, 0, *draft), pack_seq(self._base + off.number, 0))
+        floor = pack_seq(self._base + off.number, 0)
+        self._sink.write_next(Entry(0, 0, *draft), floor)
+        return floor
 
     # -- flushing --------------------------------------------------------------------------------------------------
 
@@ -359,18 +369,27 @@ class Behind:
         """One look at everything that this process may flush; how many entries that were."""
         with self._turning:
             route = self._route
-            passed = sum(self._drain(journal, wait) for journal in (route.journals() if route is not None else []))
+            self._adopt()
+            passed, failed = 0, None
+            for journal in [*(route.journals() if route is not None else []), *self._adopted]:
+                try:
+                    passed += self._drain(journal, wait)
+                except JournalFailed as error:  # the others have nothing to do with it
+                    failed = error
+            self._dismiss()
             if isinstance(route, Stream):
                 self._look_after(route)
-            self._adopt()
-            for journal in list(self._adopted):
-                passed += self._drain(journal, wait)
-                if not len(journal):
-                    self._adopted.remove(journal)
-                    journal.close()
-                    self._sink.forget(journal.id)
             self._letters()
+            if failed is not None:
+                raise failed
             return passed
+
+    def _dismiss(self) -> None:
+        """Adopted journals that are empty are gone for good."""
+        for journal in [journal for journal in self._adopted if not len(journal)]:
+            self._adopted.remove(journal)
+            journal.close()
+            self._sink.forget(journal.id)
 
     def _drain(self, journal: Journal, wait: bool) -> int:
         passed = 0
@@ -508,11 +527,11 @@ class Behind:
 
     def start(self) -> None:
         """Begin, once. Database errors come through; ConfigError where no journal is safe."""
+        if self._closed:
+            raise UnavailableError("the layer is closed; open a new DataLayer")
         if self._started:
             return
         with self._lock:
-            if self._closed:
-                raise UnavailableError("the layer is closed; open a new DataLayer")
             if self._started:
                 return
             if self._refusal is not None:
@@ -561,6 +580,8 @@ class Behind:
                 return
             elif options.journal == "redis" or options.path is None:
                 raise ConfigError(_unsafe(problems))
+        if overlay is None:
+            adopt_layout(self._engine, "local")
         journal = self._own_journal()
         if overlay is not None and self._authority is not None:
             self._base = adopt_layout(self._engine, f"redis:{overlay.shards}")

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS entries (
 """
 _DAMAGED = "CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM entries WHERE false"
 _COLUMNS = "id, seq, space, name, kind, key, body, crc"
+_READABLE = "id, seq, space, name, kind, CAST(key AS BLOB), CAST(body AS BLOB), crc"  # also after bytes have changed
 
 #: Connections of a parent process: closing one in the child could remove the files under the parent.
 _inherited: list[Any] = []
@@ -116,10 +117,12 @@ class FileJournal:
         return self._select("id <= ?", upto, limit)
 
     def _select(self, where: str, bound: int, limit: int) -> list[Entry]:
-        with self._state:
-            found = self._run(
-                f"SELECT {_COLUMNS} FROM entries WHERE {where} ORDER BY id LIMIT ?", bound, limit
-            ).fetchall()
+        query = f"SELECT {_READABLE} FROM entries WHERE {where} ORDER BY id LIMIT ?"
+        try:
+            with self._state:
+                found = self._run(query, bound, limit).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise JournalFailed(f"the journal {self.id} cannot be read ({error})", certain=True) from error
         return [entry for row in found if (entry := self._checked(row)) is not None]
 
     def _checked(self, row: tuple[Any, ...]) -> Entry | None:
@@ -177,6 +180,7 @@ class _Append:
 
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=2000", "wal_autocheckpoint=1000"):
         connection.execute(f"PRAGMA {pragma}").close()
     (found,) = connection.execute("PRAGMA user_version").fetchone()

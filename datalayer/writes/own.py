@@ -84,6 +84,13 @@ class Own:
                     self._early.add(seq)
                 self._forget(seq)
 
+    def overtaken(self, address: str, seq: int) -> None:
+        """A newer write of a row has gone to the database directly: what is older is shown no longer."""
+        with self._lock:
+            known = self._newest.get(address)
+            if known is not None and known.entry.seq < seq:
+                del self._newest[address]
+
     def _forget(self, seq: int) -> None:
         held = self._all.pop(seq, None)
         if held is not None and self._newest.get(held.address) is held:
