@@ -43,8 +43,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, run: Callable[[DataLayer, Any], int], text: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument("--models", required=True, metavar="MODULE:NAME", help="a declarative base, or a list of models")
-    command.add_argument("--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)")
+    command.add_argument(
+        "--models", required=True, metavar="MODULE:NAME", help="a declarative base, or a list of models"
+    )
+    command.add_argument(
+        "--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_guarded(run))
     return command
@@ -113,7 +117,9 @@ def _list(layer: DataLayer, args: argparse.Namespace) -> int:
 
 def _line(letter: DeadLetter) -> str:
     when = letter.last_failed.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{letter.id}: {letter.kind} {letter.table} {letter.key}, {letter.attempts} tries until {when}: {letter.reason}"
+    return (
+        f"{letter.id}: {letter.kind} {letter.table} {letter.key}, {letter.attempts} tries until {when}: {letter.reason}"
+    )
 
 
 def _retry(layer: DataLayer, args: argparse.Namespace) -> int:

@@ -344,7 +344,7 @@ class Behind:
         error: str | None = None
         while True:
             try:
-                self.turn(wait=True)
+                self.turn(wait=True, until=deadline if deadline is not None else inf)
                 error, failures = None, 0
             except Exception as problem:
                 error, failures = type(problem).__name__, failures + 1
@@ -365,15 +365,18 @@ class Behind:
         dead = len(self._letter_box())
         return FlushReport(flushed, self._left(), self._sink.waiting_letters(), dead, seconds)
 
-    def turn(self, *, wait: bool = False) -> int:
-        """One look at everything that this process may flush; how many entries that were."""
+    def turn(self, *, wait: bool = False, until: float = inf) -> int:
+        """One look at everything that this process may flush; how many entries that were.
+
+        ``wait`` for another process that flushes the same journal. No batch begins after ``until``.
+        """
         with self._turning:
             route = self._route
             self._adopt()
             passed, failed = 0, None
             for journal in [*(route.journals() if route is not None else []), *self._adopted]:
                 try:
-                    passed += self._drain(journal, wait)
+                    passed += self._drain(journal, wait, until)
                 except JournalFailed as error:  # the others have nothing to do with it
                     failed = error
             self._dismiss()
@@ -391,23 +394,25 @@ class Behind:
             journal.close()
             self._sink.forget(journal.id)
 
-    def _drain(self, journal: Journal, wait: bool) -> int:
+    def _drain(self, journal: Journal, wait: bool, until: float) -> int:
         passed = 0
         while True:
             batch = self._sink.flush(journal, _BATCH, wait=wait)
             passed += len(batch.passed)
             self._flushed(batch)
-            if not batch.busy and (batch.passed or batch.leftovers):
-                self._clear(journal, batch)
-            if batch.busy or (len(batch.passed) < _BATCH and len(batch.leftovers) < _BATCH):
+            if batch.busy or not (batch.passed or batch.leftovers) or not self._clear(journal, batch):
+                return passed
+            more = len(batch.passed) == _BATCH or len(batch.leftovers) == _BATCH
+            if not more or time.monotonic() >= until:
                 return passed
 
-    def _clear(self, journal: Journal, batch: Batch) -> None:
+    def _clear(self, journal: Journal, batch: Batch) -> bool:
         """Take applied writes out of sight, then out of the journal; what is not confirmed is done again next time."""
         if self._route is not None and not self._route.clear(batch.over):
-            return
+            return False
         point("wb.after_clear")
         journal.remove(batch.upto if len(batch.leftovers) < _BATCH else batch.leftovers[-1].id)
+        return True
 
     def _flushed(self, batch: Batch) -> None:
         self._own.drop(batch.settled)

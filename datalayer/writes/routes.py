@@ -177,8 +177,12 @@ class _Shared(ABC):
             return True  # an epoch that is over is read by nobody, and the next one begins without overlays
         number = self.epoch_of(stand)
         items = [(a, count if epoch == number else 0) for a, s in done.items() for epoch, count in [unpack_seq(s)]]
-        heard = [self._overlay.clear(shard, stand, items[at : at + 500]) for at in range(0, len(items), 500)]
-        return all(heard) or not still(self._authority, shard, stand)
+        for at in range(0, len(items), 500):
+            refusal = self._overlay.clear(shard, stand, items[at : at + 500])
+            if refusal is not None:
+                self._refused(shard, stand, refusal, 0, certain=True)
+                return not still(self._authority, shard, stand)
+        return True
 
     def vouches(self, held: Held) -> bool:
         found = self._authority.stands[held.shard]

@@ -2,8 +2,9 @@
 applied twice.
 
 The order within a batch is: for every row the newest whole write and the additions after it, parents before children;
-then the deletions, children before parents. When the database refuses that, every entry is tried for itself in the
-order of the acknowledgements, which was possible when they were made, and what is refused then becomes a letter.
+then the deletions, children before parents. When the database refuses that, the earlier half is tried, then the later
+one, and so on: in the end each entry in the order of the acknowledgements, which was possible when they were made. What
+is refused by itself becomes a letter.
 
 Two flushers, of different journals, may carry writes of one row. The row's sequence number decides: an older write
 changes nothing. A deleted row has no such column; its number is kept in ``datalayer_wb_gone``. So that an insert does
@@ -177,7 +178,7 @@ class Sink:
         batch, done = Batch(), list[Letter]()
         with self._begin() as connection:
             for letter in self._box.due(connection, limit, now=now):
-                reason = None if letter.state == "done" else self._alone(connection, letter.entry)
+                reason = None if letter.state == "done" else self._alone(connection, [letter.entry])
                 if reason is None:
                     done.append(letter)
                     continue
@@ -208,40 +209,39 @@ class Sink:
     # -- applying --------------------------------------------------------------------------------------------------
 
     def _apply(self, connection: sa.Connection, entries: Sequence[Entry]) -> Batch:
-        if not entries:
-            return Batch()
-        wanted = coalesced(entries)
-        try:
-            with connection.begin_nested():
-                self._together(connection, wanted)
-        except Exception as error:
-            if not isinstance(error, _Refused | DecodeError) and is_transient(error):
-                raise
-            return self._one_by_one(connection, entries)
-        return Batch(written=_newest(wanted))
-
-    def _one_by_one(self, connection: sa.Connection, entries: Sequence[Entry]) -> Batch:
         batch, fine = Batch(), list[Entry]()
-        for entry in sorted(entries, key=lambda entry: entry.seq):
-            reason = self._alone(connection, entry)
-            if reason is None:
-                fine.append(entry)
-                continue
-            dead = self._max_retry == 0
-            self._box.put(connection, entry, reason, dead=dead, pause=pause_after(0))
-            log.warning("a queued write of %s was refused: %s", entry.space, reason)
-            if dead:
-                batch.dead.append((entry, reason))
-            else:
-                batch.waiting.append(entry)
+        self._part(connection, sorted(entries, key=lambda entry: entry.seq), batch, fine)
         batch.written = _newest(fine)
         return batch
 
-    def _alone(self, connection: sa.Connection, entry: Entry) -> str | None:
-        """Apply one entry; why it was refused, or None."""
+    def _part(self, connection: sa.Connection, entries: Sequence[Entry], batch: Batch, fine: list[Entry]) -> None:
+        """Apply entries together or, if that is refused, the earlier half and then the later one."""
+        if not entries:
+            return
+        reason = self._alone(connection, entries)
+        if reason is None:
+            fine += entries
+        elif len(entries) > 1:
+            half = len(entries) // 2
+            self._part(connection, entries[:half], batch, fine)
+            self._part(connection, entries[half:], batch, fine)
+        else:
+            self._refuse(connection, entries[0], reason, batch)
+
+    def _refuse(self, connection: sa.Connection, entry: Entry, reason: str, batch: Batch) -> None:
+        dead = self._max_retry == 0
+        self._box.put(connection, entry, reason, dead=dead, pause=pause_after(0))
+        log.warning("a queued write of %s was refused: %s", entry.space, reason)
+        if dead:
+            batch.dead.append((entry, reason))
+        else:
+            batch.waiting.append(entry)
+
+    def _alone(self, connection: sa.Connection, entries: Sequence[Entry]) -> str | None:
+        """Apply entries, all of them or none; why they were refused, or None."""
         try:
             with connection.begin_nested():
-                self._together(connection, [entry])
+                self._together(connection, coalesced(entries))
         except _Refused as error:
             return str(error)
         except DecodeError as error:

@@ -309,7 +309,9 @@ def test_a_dead_letter_is_retried_unless_a_newer_write_came(sqlite_url: str) -> 
         letters = layer.dead_letters()
         with layer.engine.begin() as connection:  # the constraint was a mistake
             connection.exec_driver_sql("ALTER TABLE wb_strict RENAME TO old")
-            connection.exec_driver_sql("CREATE TABLE wb_strict (id INTEGER PRIMARY KEY, points INTEGER, _wb_seq BIGINT)")
+            connection.exec_driver_sql(
+                "CREATE TABLE wb_strict (id INTEGER PRIMARY KEY, points INTEGER, _wb_seq BIGINT)"
+            )
             connection.exec_driver_sql("INSERT INTO wb_strict SELECT id, points, _wb_seq FROM old")
         keys = {letter.key: letter.id for letter in letters.list()}
         assert letters.drop([keys["3"]]) == 1
@@ -381,7 +383,9 @@ def test_close_flushes_and_then_everything_is_refused(sqlite_url: str) -> None:
         assert stored(again, "SELECT name FROM wb_scores") == [("x",)]
 
 
-def test_close_says_what_is_left_and_the_next_process_finds_it(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_says_what_is_left_and_the_next_process_finds_it(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     layer = open_layer(sqlite_url, close_timeout=0.2)
     layer.repository(Score).set(Score(id=1, name="x"))
     blocker = sqlite3.connect(make_url(sqlite_url).database or "")
@@ -457,7 +461,9 @@ def test_sequence_numbers_grow_when_the_way_of_making_them_changes(pg_url: str, 
 def test_migrate_adds_the_column_to_a_table_that_exists(sqlite_url: str) -> None:
     engine = sa.create_engine(sqlite_url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE wb_pairs (left TEXT, right INTEGER, text TEXT, PRIMARY KEY (left, right))")
+        connection.exec_driver_sql(
+            "CREATE TABLE wb_pairs (left TEXT, right INTEGER, text TEXT, PRIMARY KEY (left, right))"
+        )
         connection.exec_driver_sql("INSERT INTO wb_pairs VALUES ('a', 1, 'old')")
     engine.dispose()
     with DataLayer(sqlite_url, models=[Pair], **STILL) as layer:
@@ -527,7 +533,10 @@ def test_a_redis_that_may_lose_the_journal_is_refused(
     server = start_redis(options=config)
     try:
         for journal in (None, "redis"):
-            with open_layer(pg_url, redis=server.url, journal=journal) as layer, pytest.raises(ConfigError, match=words):
+            with (
+                open_layer(pg_url, redis=server.url, journal=journal) as layer,
+                pytest.raises(ConfigError, match=words),
+            ):
                 layer.repository(Score)
         with open_layer(pg_url, redis=server.url, journal_allow_unsafe=True) as layer:
             layer.repository(Score)
@@ -610,9 +619,10 @@ def test_writes_are_accepted_up_to_the_backlog_while_the_database_is_away(pg_url
 
 def test_queued_writes_work_on_a_cluster(pg_url: str) -> None:
     cluster = start_cluster(replicas=0)
+    address = "redis+cluster://" + ",".join(url.partition("://")[2].partition("/")[0] for url in cluster.urls)
     try:
         options = FAST | {"journal": "redis", "journal_allow_unsafe": True}
-        with open_layer(pg_url, redis=cluster.url, **options) as a, open_layer(pg_url, redis=cluster.url, **options) as b:
+        with open_layer(pg_url, redis=address, **options) as a, open_layer(pg_url, redis=address, **options) as b:
             a.repository(Score).set_many([Score(id=i, name=f"n{i}", points=0, note=None, made=None) for i in range(60)])
             found = b.repository(Score).get_many(range(60), consistency="shared")
             assert [found[i].name for i in range(60)] == [f"n{i}" for i in range(60)]

@@ -379,7 +379,13 @@ def last_of_the_journal_wins(patch: pytest.MonkeyPatch) -> None:
     def coalesced(entries: Any) -> list[Entry]:
         return list({(e.space, e.name): e for e in entries}.values())
 
+    def apply(self: Any, connection: Any, entries: Any) -> Any:
+        batch = sink_module.Batch()
+        self._part(connection, entries, batch, batch.written)
+        return batch
+
     patch.setattr(sink_module, "coalesced", coalesced)
+    patch.setattr(Sink, "_apply", apply)
 
 
 def epoch_not_ended(patch: pytest.MonkeyPatch) -> None:

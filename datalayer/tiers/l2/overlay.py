@@ -45,10 +45,11 @@ class RedisOverlay:
         reply = self._call(shard, "OVERLAY", stand, names, given)
         return reply if isinstance(reply, Refusal) else [bool(shown) for shown in reply[2:]]
 
-    def clear(self, shard: int, stand: Stand, done: Sequence[tuple[str, int]]) -> bool:
-        """The database has these (address, count; 0 for a write of an older epoch): whether Redis heard it."""
+    def clear(self, shard: int, stand: Stand, done: Sequence[tuple[str, int]]) -> Refusal | None:
+        """The database has these (address, count; 0 for a write of an older epoch)."""
         given = [item for pair in done for item in pair]
-        return not isinstance(self._call(shard, "CLEAR", stand, [name for name, _ in done], given), Refusal)
+        reply = self._call(shard, "CLEAR", stand, [name for name, _ in done], given)
+        return reply if isinstance(reply, Refusal) else None
 
     def queued(self, address: str) -> bool:
         """Whether an overlay stands on a key now; False when Redis does not answer."""
