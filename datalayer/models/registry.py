@@ -18,6 +18,7 @@ from datalayer.models import policy as policies
 from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
 from datalayer.models.columns import check_columns
 from datalayer.models.suggest import hint
+from datalayer.models.tagged import tagged_columns
 
 _INDEXES = threading.Lock()
 
@@ -121,6 +122,7 @@ class Registry:
         policy = policies.policy_of(cls)
         check_columns(mapper, allow_plaintext=self._allow_plaintext, has_keys=self._has_keys)
         _check_partition(mapper, policy.partition_by)
+        tagged_columns(mapper, policy.query_tags)
         for index in policy.indexes:
             _add_index(mapper, index)
         self._accepted[cls] = mapper
