@@ -78,6 +78,8 @@ def _read(layer: DataLayer, patients: Any, seats: Any, shut: Any, tokens: Any) -
         assert patients.get_snapshot(1).notes == SECRET
         assert len(patients.get_many([1, 2, 3, 99])) == 3
         assert patients.search(Q(Patient).where(city=SECRET))[0].id == 1
+        assert patients.search_cached(Q(Patient).where(city=SECRET))[0].email == SECRET
+        assert len(patients.search_cached(Q(Patient).where(ward="w"))) >= 2
         assert patients.exists(1)
         assert patients.count(Q(Patient).where(email=SECRET)) == 1
         assert seats.get_one(("a", 1)).guest.startswith(SECRET)
