@@ -90,7 +90,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
-    catalog = Catalog(lambda: registry.metadata)
+    catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
     caches = Caches(
         engine,
@@ -244,7 +244,7 @@ def _results(
     hides_rows: Callable[[sa.Table], bool],
 ) -> Results:
     def secured(name: str) -> bool:
-        return any(hides_rows(m.tables[name]) for m in registry.metadata if name in m.tables)
+        return any(hides_rows(m.tables[name]) for m in registry.watched if name in m.tables)
 
     return Results(
         l1=_l1(settings, engine, CachePolicy(), clock),
@@ -256,7 +256,7 @@ def _results(
         codec=codec_named(settings.codec),
         secret=partial(_result_secret, settings, engine),
         dialect=engine.dialect,
-        known=lambda: registry.metadata,
+        known=lambda: registry.watched,
         secured=secured,
         flights=Flights(),
     )
@@ -286,13 +286,13 @@ class _Discovery:
     def __call__(self) -> None:
         size = self._registry.size()
         if size != self._seen:
-            for cls in self._registry.classes():
-                self._caches.prospect(schema_of(self._registry.resolve(cls)))
+            for mapper in self._registry.usable():
+                self._caches.prospect(schema_of(mapper))
             self._seen = size
 
 
 def _table_names(registry: Registry) -> set[str]:
-    return {table.fullname for metadata in registry.metadata for table in metadata.tables.values()}
+    return {table.fullname for metadata in registry.watched for table in metadata.tables.values()}
 
 
 def _key_types(registry: Registry) -> Any:
@@ -308,7 +308,7 @@ def _key_types(registry: Registry) -> Any:
 
 
 def _find_key_type(registry: Registry, name: str) -> type | None:
-    for metadata in registry.metadata:
+    for metadata in registry.watched:
         table = metadata.tables.get(name)
         if table is not None and len(table.primary_key.columns) == 1:
             try:

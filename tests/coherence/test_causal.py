@@ -46,7 +46,7 @@ def deafen(layer: DataLayer, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_token_makes_another_process_read_what_it_has_not_heard_of(
     twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = twins(Note, l1_lease=20.0)
+    one, other = twins(Note, l1_lease=300.0)  # no heartbeat finds the gap
     write(one, "old")
     notes = other.repository(Note)
     while notes.get(1) is None or other.stats().l1_entries == 0:
