@@ -11,6 +11,8 @@ from sqlalchemy.orm.exc import DetachedInstanceError, UnmappedClassError
 
 from ..contracts.codec import Codec
 from ..errors import ConfigError, DecodeError, EncodeError
+from ..models.policy import policy_of
+from ..models.sealed import encrypted_attributes
 from .shapes import Shape, shape_of
 
 
@@ -76,13 +78,10 @@ class MappedSerializer:
 
 
 def _refuse_encrypted(mapper: Mapper[Any]) -> None:
-    from ..models.policy import policy_of
-    from ..models.sealed import encrypted_attributes  # tables of other classes need no cryptography
-
     secret = encrypted_attributes(mapper)
     if secret and not policy_of(mapper.class_).l2_plaintext:
         raise ConfigError(
-            f"{mapper.class_.__name__}.{next(iter(secret))} is encrypted, and a table's provider would hold it readable; "
+            f"{mapper.class_.__name__}.{next(iter(secret))} is encrypted, and a table would have it written readable; "
             "use a class of your own for the values, or CachePolicy(l2_plaintext=True) if the provider may see them"
         )
 
