@@ -112,9 +112,7 @@ def test_failures_show_no_value_not_even_among_local_variables():
 
 
 def test_a_table_of_instances_holds_no_encrypted_column_unless_the_policy_says_so():
-    with pytest.raises(
-        ConfigError, match=r"Patient\.email is encrypted, and a table would have it written readable"
-    ):
+    with pytest.raises(ConfigError, match=r"Patient\.email is encrypted, and a table would have it written readable"):
         serializer_for(Patient, codec_named("msgpack"))
     serializer = serializer_for(Open, codec_named("msgpack"))
     assert serializer.load(serializer.dump(Open(id=1, text=SECRET))).text == SECRET
