@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
+
 from ..contracts.causal import Position, Token
 from ..contracts.coherence import Outcome
 from ..contracts.fence import IMMORTAL, Backplane, Marked, Names, Payload, Stand, State
@@ -158,12 +160,13 @@ def transaction_id(connection: Any) -> str:
     """
     if connection._is_autocommit_isolation():
         return IMMORTAL
-    cursor = connection.connection.cursor()
+    driver = connection.dialect.loaded_dbapi
     try:
-        cursor.execute("SELECT pg_current_xact_id()::text")
-        return str(cursor.fetchone()[0])
-    finally:
-        cursor.close()
+        with connection.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()::text")
+            return str(cursor.fetchone()[0])
+    except driver.Error as error:  # past SQLAlchemy's own translation, because nobody need see this statement
+        raise sa.exc.DBAPIError.instance(None, None, error, driver.Error, hide_parameters=True) from error
 
 
 __all__ = ["Announced", "Marker", "transaction_id"]

@@ -19,6 +19,7 @@ from ..contracts.causal import Token
 from ..contracts.clock import boottime
 from ..contracts.coherence import Outcome
 from ..contracts.fence import Backplane, Stand, State
+from ..contracts.pauses import point
 from .bus import Audience, Bus, Listener
 from .fence import Fence
 from .ledger import Ledger
@@ -106,7 +107,9 @@ class Strict:
         if not names:
             return None
         self.start()
+        point("write.after_flush")
         announced = self.marker.announce(names, transaction_id(connection))
+        point("write.after_mark")
         if patient:  # by then nobody serves from memory what the marks name
             self.sleep(self.bus.lease)
         return announced

@@ -19,6 +19,7 @@ from sqlalchemy import event
 
 from ..contracts.causal import Token
 from ..contracts.coherence import Outcome, WriteSet
+from ..contracts.pauses import point
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -224,6 +225,7 @@ class WriteTracker:
         if work.tokens is not None:
             work.tokens.append(marks.token)
         work.written = WriteSet()
+        point("write.before_commit")
 
     def _rollback(self, connection: sa.Connection, *_: Any) -> None:
         if (work := self._find(connection)) is not None:
@@ -256,6 +258,8 @@ class WriteTracker:
         marks, work.marks, work.committing = work.marks, [], False
         if work.schema:
             self._catalog.forget()
+        if marks and outcome is Outcome.COMMITTED:
+            point("write.after_commit")
         for mark in marks:
             self._marker.finish(mark, outcome)
 
