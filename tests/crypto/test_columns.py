@@ -140,7 +140,9 @@ WAYS = [
 
 
 @pytest.mark.parametrize("write", WAYS, ids=lambda way: way.__name__.strip("_"))
-def test_whoever_writes_the_database_holds_ciphertext_and_digests(layer: DataLayer, raw: Raw, write: Any):
+def test_whoever_writes_the_database_holds_ciphertext_and_digests(
+    layer: DataLayer, raw: Raw, loaded: Callable[..., Any], write: Any
+):
     write(layer)
     email, email_digest, city, city_digest, notes = stored(layer, raw)
     assert all(is_ciphertext(text) for text in (email, city, notes))
@@ -153,8 +155,8 @@ def test_whoever_writes_the_database_holds_ciphertext_and_digests(layer: DataLay
         patients.get(1),
         patients.get_by(email="p1@x"),
         patients.search(Q(Patient).where(city="porto", id=1))[0],
-        layer.session().get(Patient, 1),
-        PlainSession(layer.engine).get(Patient, 1),
+        loaded(layer, Patient, 1),
+        loaded(layer, Patient, 1, plainly=True),
     ):
         assert found is not None
         assert (found.email, found.city, found.notes) == ("p1@x", "porto", "note 1")

@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -127,5 +128,7 @@ def test_readable_text_would_have_been_heard(open_layer: OpenLayer, redis_url: s
     layer = open_layer(redis=redis_url, key_prefix=key_prefix)
     with listening(redis_url, key_prefix) as heard:
         layer.repository(Open).create(Open(id=1, text=SECRET))
-        assert [layer.repository(Open).get_one(1).text for _ in range(2)] == [SECRET] * 2
+        until = time.monotonic() + 30
+        while not any(SECRET in command for command in heard) and time.monotonic() < until:
+            assert layer.repository(Open).get_one(1).text == SECRET  # a busy machine may miss Redis' time limit
     assert SECRET in "\n".join(heard)
