@@ -31,16 +31,18 @@ from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
 from .crypto.statements import StatementRules
 from .crypto.vault import Vault, attach, detach
-from .models.policy import CachePolicy
+from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
 from .session.caches import Caches
 from .session.catalog import Catalog
+from .session.images import Imager
 from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
@@ -104,7 +106,10 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
-    catalog.listeners.append(caches.forget_catalog)
+    tracker.imager = imager = Imager(
+        caches, partial(images_of, engine=engine, reading=reading), WriteMode(settings.write_mode)
+    )
+    catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
@@ -363,6 +368,7 @@ class _LadderMaker:
             horizon=self._horizon,
             flights=Flights(),
             sealing=self._sealing,
+            eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         self._coherence.register(ladder)
         return ladder
