@@ -77,7 +77,7 @@ def test_the_policy_can_let_text_lie_readable_in_redis(cached: OpenLayer, redis_
     layer = cached()
     layer.repository(Open).create(Open(id=1, text=SECRET))
     assert [layer.repository(Open).get_one(1).text for _ in range(2)] == [SECRET] * 2
-    assert hits(layer) == 1
+    assert hits(layer) >= 1
     assert SECRET.encode() in everything(redis_url)
 
 
