@@ -589,3 +589,27 @@ def test_a_row_that_does_not_decrypt_can_still_be_written(open_layer: Any):
     with layer.begin() as session:
         session.execute(sa.delete(Patient).where(Patient.id == 2))
     assert patients.count() == 0
+
+
+def test_a_table_from_before_is_migrated_encrypted_and_verified(any_url: str, raw: Raw):
+    engine = sa.create_engine(any_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE migrated (id INTEGER PRIMARY KEY, mail VARCHAR(50) NOT NULL)"))
+        connection.execute(sa.text("INSERT INTO migrated VALUES (1, 'a@x'), (2, 'b@x')"))
+    with DataLayer(engine=engine, models=[Migrated], encryption_keys=safe.NEW, allow_plaintext=True) as layer:
+        assert not layer.migrate().refused
+        assert [m.mail for m in layer.repository(Migrated).search(sa.select(Migrated).order_by(Migrated.id))] == [
+            "a@x",
+            "b@x",
+        ]
+        assert layer.crypto.status().columns[0].readable == 2
+        assert layer.crypto.rotate().rotated == 2
+    with DataLayer(engine=engine, models=[Migrated], encryption_keys=safe.NEW) as layer:
+        assert layer.crypto.verify().checked == 2
+        assert all(is_ciphertext(mail) for (mail,) in raw(layer, "SELECT mail FROM migrated"))
+        found = layer.repository(Migrated).get_by(mail="b@x")
+        assert found is not None
+        assert found.id == 2
+        with pytest.raises(AlreadyExistsError):
+            layer.repository(Migrated).create(Migrated(id=3, mail="a@x"))
+    engine.dispose()
