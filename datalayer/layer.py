@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import sqlalchemy as sa
 
 from .config.env import from_env
+from .config.forget import forgetful
 from .config.settings import Settings
 from .config.yaml import from_yaml
 from .contracts.causal import UNHEARD, parse_token
@@ -55,6 +56,7 @@ class DataLayer:
     first use, unless ``auto_migrate`` is set. Raises ConfigError for anything that cannot be meant.
     """
 
+    @forgetful
     def __init__(
         self,
         url: str | None = None,

@@ -50,7 +50,10 @@ T = TypeVar("T")
 
 _BATCH = 1000
 
-_GIVEN_VALUES = ("get_by", "search", "count", "page", "create_many", "update", "set_many", "compare_and_set", "warm")
+_GIVEN_VALUES = (
+    *("get_by", "search", "search_cached", "count", "page", "warm"),
+    *("create_many", "update", "set_many", "compare_and_set"),
+)
 
 
 @leaves_no_values(*_GIVEN_VALUES)

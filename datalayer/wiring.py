@@ -180,6 +180,15 @@ def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
     return settings.l2_mac_key or hashlib.blake2b(url.encode(), person=b"dl-page-secret").digest()
 
 
+def _result_secret(settings: Settings, engine: sa.Engine) -> bytes:
+    """What names cached results: with encrypted columns, no guess at a value that was asked for can be tried without a
+    key; and processes with other rings, which might find other rows, share no results."""
+    state = hashlib.blake2b(_page_secret(settings, engine), person=b"dl-result-name")
+    for key_id, key in settings.encryption_keys.items():
+        state.update(key_id.encode() + b"\0" + key)
+    return state.digest()
+
+
 @dataclass(slots=True)
 class _Shared:
     """What a layer with Redis has besides."""
@@ -251,7 +260,7 @@ def _results(
         beside=_beside(settings, shared),
         entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
         codec=codec_named(settings.codec),
-        secret=partial(_page_secret, settings, engine),
+        secret=partial(_result_secret, settings, engine),
         dialect=engine.dialect,
         known=lambda: registry.watched,
         secured=secured,
