@@ -46,8 +46,8 @@ def store_table(name: str, metadata: sa.MetaData) -> sa.Table:
 class SqlStore:
     """A store in a table of any SQLAlchemy engine. Thread-safe as far as the engine is.
 
-    The table is made if it is absent, unless ``create`` is False. ``close`` leaves the engine alone: its owner disposes
-    of it. Deadlines are compared with the clock of this process, so machines that share a table need clocks that agree.
+    The table is made if it is absent, unless ``create`` is False. ``close`` leaves the engine alone, since its owner
+    disposes of it, unless ``dispose`` is True. Deadlines are compared with the clock of this process, so machines that share a table need clocks that agree.
     An SQLite database in memory is one database a thread with SQLAlchemy's defaults; give it a file.
     """
 
@@ -57,9 +57,11 @@ class SqlStore:
         *,
         table: str = "datalayer_kv",
         create: bool = True,
+        dispose: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self.name = table
+        self._dispose = dispose
         self._engine = engine
         self._clock: Clock = clock or SystemClock()
         self._table = store_table(table, sa.MetaData())
@@ -67,8 +69,7 @@ class SqlStore:
         self._events = Events(table)
         self._open = True
         if create:
-            with self._connection() as connection:
-                self._table.create(connection, checkfirst=True)
+            self._create()
 
     # -- Store, Scannable, Expiring ------------------------------------------------------------------------------------
 
@@ -116,6 +117,8 @@ class SqlStore:
     def close(self) -> None:
         was_open, self._open = self._open, False
         if was_open:
+            if self._dispose:
+                self._engine.dispose()
             self._events.tell("close")
 
     def subscribe(self, listener: Callable[[StoreEvent], None]) -> Callable[[], None]:
@@ -156,6 +159,16 @@ class SqlStore:
         return f"<SqlStore {self.name!r} on {self._engine.dialect.name}, {'open' if self._open else 'closed'}>"
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _create(self) -> None:
+        try:
+            with self._connection() as connection:
+                self._table.create(connection, checkfirst=True)
+        except StoreError:
+            # Processes that start together all find no table, and one of them makes it.
+            with self._connection() as connection:
+                if not sa.inspect(connection).has_table(self.name):
+                    raise
 
     @contextmanager
     def _connection(self, *, commit: bool = False) -> Iterator[sa.Connection]:
