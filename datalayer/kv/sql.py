@@ -63,6 +63,8 @@ class SqlStore:
         self.name = table
         self._dispose = dispose
         self._engine = engine
+        self._upserts = engine.dialect.name in _UPSERTING
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT") if self._upserts else engine
         self._clock: Clock = clock or SystemClock()
         self._table = store_table(table, sa.MetaData())
         self._columns = self._table.c
@@ -148,7 +150,7 @@ class SqlStore:
     def commit(self, reads: Reads, writes: Mapping[bytes, Write]) -> None:
         now = self._now()
         deadlines = {key: deadline(write.ttl, now) for key, write in writes.items()}
-        with self._connection(commit=True) as connection:
+        with self._transaction() as connection:
             self._keep_others_out(connection)
             reads.verify(_Locked(self, connection))
             for key in sorted(writes):
@@ -171,29 +173,39 @@ class SqlStore:
                     raise
 
     @contextmanager
-    def _connection(self, *, commit: bool = False) -> Iterator[sa.Connection]:
-        """A connection in a transaction; the driver's errors become ours."""
+    def _connection(self) -> Iterator[sa.Connection]:
+        """For statements each of which is a transaction of its own, without a round trip to begin and end it."""
+        self._check_open()
+        try:
+            with self._single.connect() as connection:
+                yield connection
+                connection.commit()
+        except SQLAlchemyError as error:
+            raise self._failed(error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
         self._check_open()
         committing = False
         try:
             with self._engine.connect() as connection:
-                if commit and self._engine.dialect.name not in _UPSERTING:
+                if not self._upserts:
                     connection = connection.execution_options(isolation_level="SERIALIZABLE")
                 yield connection
                 committing = True
                 connection.commit()
         except SQLAlchemyError as error:
-            raise self._translated(error, committing) from error
+            if getattr(getattr(error, "orig", None), "sqlstate", None) == _SERIALIZATION_FAILURE:
+                raise ConflictError(f"table {self.name!r} was changed by somebody else; run it again") from error
+            if committing and isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise TransactionOutcomeUnknown(
+                    f"the connection was lost while table {self.name!r} was committed; look at what it was to write"
+                ) from error
+            raise self._failed(error) from error
 
-    def _translated(self, error: SQLAlchemyError, committing: bool) -> Exception:
-        cause = getattr(error, "orig", None)
-        if getattr(cause, "sqlstate", None) == _SERIALIZATION_FAILURE:
-            return ConflictError(f"table {self.name!r} was changed by somebody else; run the transaction again")
-        if committing and isinstance(error, DBAPIError) and error.connection_invalidated:
-            return TransactionOutcomeUnknown(f"the connection was lost while table {self.name!r} was committed")
-        return StoreError(
-            f"table {self.name!r} of a {self._engine.dialect.name} database failed: {type(error).__name__}"
-        )
+    def _failed(self, error: SQLAlchemyError) -> StoreError:
+        database = self._engine.dialect.name
+        return StoreError(f"table {self.name!r} of a {database} database failed: {type(error).__name__}; see its cause")
 
     def _row(self, key: bytes, *columns: Any) -> Any:
         with self._connection() as connection:
@@ -236,7 +248,7 @@ class SqlStore:
             "ends_at": None if ends_at == FOREVER else ends_at,
             "stamp": secrets.randbits(63),
         }
-        if self._engine.dialect.name in _UPSERTING:
+        if self._upserts:
             connection.execute(upsert(self._engine.dialect.name, self._table, values, once=()))
         else:
             self._update_or_insert(connection, values)
