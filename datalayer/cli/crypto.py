@@ -11,14 +11,13 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from ..crypto.manage import Crypto, CryptoStatus, VerifyReport
-from ..crypto.rotate import Progress, RotationReport
+from ..crypto.rotate import RotationReport
 from ..errors import ConfigError, DataLayerError
 from ..layer import DataLayer
-
-_WIDTH = 30
+from .bar import Bar
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -56,8 +55,8 @@ def _positive(text: str) -> int:
 def _guarded(run: Callable[[Crypto, argparse.Namespace, dict[str, Any]], int]) -> Callable[[argparse.Namespace], int]:
     def guarded(args: argparse.Namespace) -> int:
         try:
-            with _open(args) as layer, _Bar(sys.stderr, shown=not args.json) as bar:
-                options: dict[str, Any] = {"progress": bar}
+            with _open(args) as layer, Bar(sys.stderr, unit="values", shown=not args.json) as bar:
+                options: dict[str, Any] = {"progress": lambda p: bar(p.table, p.done, p.total)}
                 if args.batch_size is not None:
                     options["batch_size"] = args.batch_size
                 return run(layer.crypto, args, options)
@@ -130,28 +129,3 @@ def _status_lines(status: CryptoStatus) -> list[str]:
 def _verify_lines(report: VerifyReport) -> list[str]:
     lines = [f"  {p.table} {p.key}: {p.reason}" for p in report.problems]
     return [f"{report.checked} values checked, {report.failed} failed", *lines]
-
-
-class _Bar:
-    """A line that is drawn over itself, on a terminal only."""
-
-    def __init__(self, stream: TextIO, *, shown: bool) -> None:
-        self._stream = stream
-        self._shown = shown and stream.isatty()
-        self._drawn = False
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._drawn:
-            self._stream.write("\n")
-
-    def __call__(self, progress: Progress) -> None:
-        if not self._shown:
-            return
-        share = progress.done / progress.total if progress.total else 1.0
-        filled = "#" * round(share * _WIDTH)
-        self._stream.write(f"\r{progress.table} [{filled:<{_WIDTH}}] {progress.done}/{progress.total} ")
-        self._stream.flush()
-        self._drawn = True

@@ -31,7 +31,7 @@ ENGINES = Engines(StoreEngine("memory", MemoryStore), StoreEngine("file", FileSt
 def open_store(engine: str, name: str = "store", **options: Any) -> Store:
     """A store of the engine with that name: ``"memory"``, ``"file"``, ``"sql"`` or one registered in :data:`ENGINES`.
 
-    The options are those of the store's class; ``file`` needs ``path``; ``sql`` needs ``database``, an SQLAlchemy engine
+    The options are those of the class; ``file`` needs ``path``; ``sql`` needs ``database``, an SQLAlchemy engine
     or a URL, and takes ``name`` as the table's. The caller closes the store.
     """
     return ENGINES.open(engine, name, **options)

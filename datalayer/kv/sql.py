@@ -47,8 +47,10 @@ class SqlStore:
     """A store in a table of any SQLAlchemy engine. Thread-safe as far as the engine is.
 
     The table is made if it is absent, unless ``create`` is False. ``close`` leaves the engine alone, since its owner
-    disposes of it, unless ``dispose`` is True. Deadlines are compared with the clock of this process, so machines that share a table need clocks that agree.
-    An SQLite database in memory is one database a thread with SQLAlchemy's defaults; give it a file.
+    disposes of it, unless ``dispose`` is True. Deadlines are compared with the clock of this process, so machines that
+    share a table need clocks that agree. Each call but a commit is one statement and, on PostgreSQL and SQLite, a
+    transaction of its own. An SQLite database in memory is one database a thread with SQLAlchemy's defaults; give it a
+    file.
     """
 
     def __init__(

@@ -183,7 +183,7 @@ def test_errors_name_the_store_the_key_and_what_to_do(tmp_path: Path) -> None:
             store.get("k")  # type: ignore[arg-type]
         with pytest.raises(EncodeError, match="a key has 0 bytes; expected 1 to 1024"):
             store.put(b"", b"")
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match=str(tmp_path / "file")) as caught:
-        (tmp_path / "file").write_bytes(b"")
         FileStore(tmp_path / "file")
     assert isinstance(caught.value.__cause__, OSError)
