@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..contracts.causal import UNHEARD, Token
 from ..contracts.coherence import Change, Outcome, Space, WriteSet
 from .touched import Touched, touched
 
@@ -23,8 +24,14 @@ log = logging.getLogger("datalayer.coherence")
 class Remote(Protocol):
     """The half of a commit that other processes see. Thread-safe."""
 
-    def announce(self, names: Touched, connection: Any) -> Any:
-        """Before COMMIT, on the connection that will send it; returns what :meth:`lift` wants."""
+    def announce(self, names: Touched, connection: Any, *, patient: bool) -> Any:
+        """Before COMMIT, on the connection that will send it; returns what :meth:`lift` wants.
+
+        ``patient``: return only when no other process serves from its memory what is announced.
+        """
+
+    def token(self, announced: Any) -> Token:
+        """What other processes must have heard to know of the write."""
 
     def lift(self, announced: Any, outcome: Outcome) -> None:
         """After it."""
@@ -39,8 +46,11 @@ class Remote(Protocol):
 class Alone:
     """The remote half of a layer without a shared tier."""
 
-    def announce(self, names: Touched, connection: Any) -> None:
+    def announce(self, names: Touched, connection: Any, *, patient: bool) -> None:
         """There is nobody to tell."""
+
+    def token(self, announced: Any) -> Token:
+        return UNHEARD
 
     def lift(self, announced: Any, outcome: Outcome) -> None:
         """There is nobody to tell."""
@@ -59,6 +69,7 @@ class Marks:
     write_set: WriteSet
     changes: list[tuple[Space, Change]] = field(default_factory=list)
     remote: Any = None
+    token: Token = ()
 
 
 class Coherence:
@@ -95,10 +106,12 @@ class Coherence:
             self._active.add(marks)
             self._announce(marks, self._spaces)
         try:
-            marks.remote = self.remote.announce(names, connection)
+            patient = any(space.strict_local for space, _ in marks.changes)
+            marks.remote = self.remote.announce(names, connection, patient=patient)
         except BaseException:
             self._end(marks, Outcome.ROLLED_BACK)
             raise
+        marks.token = self.remote.token(marks.remote)
         return marks
 
     def _names(self, write_set: WriteSet) -> Touched:

@@ -76,11 +76,15 @@ class Change:
 
 
 class Space(Protocol):
-    """The cached rows of one root class, as the coherence room sees them. Thread-safe."""
+    """The cached rows of one root class, as the coherence room sees them. Thread-safe.
+
+    ``strict_local``: its writers wait before COMMIT until no memory of any process serves what they replace.
+    """
 
     base_table: str
     space: str
     tables: frozenset[str]
+    strict_local: bool
 
     def begin(self, change: Change) -> None:
         """From now on nothing that ``change`` covers is served from or put into a cache."""

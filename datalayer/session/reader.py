@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..contracts.coherence import ABSENT, Absent
-from ..contracts.levels import Consistency, check_level
+from ..contracts.levels import Consistency
 from ..errors import InvalidModelError, UnavailableError
 from ..models.copying import own_row
 from ..models.schema import Schema
@@ -136,7 +136,7 @@ class Reader:
         if self._caches.closed:
             raise UnavailableError("the layer is closed; open a new DataLayer to read")
         levels = self._caches.levels
-        return levels.current() if consistency is None or levels.off else check_level(consistency)
+        return levels.resolve(consistency)
 
     def key(self, id: Any) -> tuple[Any, ...] | None:
         """The key as a tuple, or None when SQLAlchemy must make sense of it."""

@@ -12,6 +12,7 @@ from sqlalchemy.orm.base import PassiveFlag
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.util import EMPTY_DICT
 
+from ..contracts.causal import Token, format_token, merged
 from ..contracts.coherence import WriteSet
 from ..contracts.levels import Consistency, check_level
 from ..errors import ConfigError
@@ -48,6 +49,9 @@ class Session(orm.Session):
 
     ``layer`` is a :class:`datalayer.DataLayer`; without one this is the plain session. ``consistency`` is the level of
     every read of this session that does not say otherwise. Everything else is SQLAlchemy's. Not thread-safe, as ever.
+
+    ``causal_token`` is what this session has committed, for ``layer.after(token)`` in another process, which then sees
+    these writes: letters, digits, dots and underscores, for a cookie or a header; empty if nothing was committed.
     """
 
     def __init__(
@@ -63,8 +67,20 @@ class Session(orm.Session):
         self._caches: Caches | None = layer.caches if layer is not None else None
         self._level = check_level(consistency) if consistency is not None else None
         self._bypass = 0
+        self._tokens: list[Token] = []
         self._hydrator = Hydrator(self)
         super().__init__(bind, **options)
+
+    if TYPE_CHECKING:
+        causal_token: str
+    else:
+
+        def __getattr__(self, name: str) -> str:
+            # No property: scoped_session, which proxies every public one, would not be complete any more.
+            if name != "causal_token":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._tokens[:] = (merged(self._tokens),)
+            return format_token(self._tokens[0])
 
     # -- reads -----------------------------------------------------------------------------------------------------
 
@@ -72,12 +88,7 @@ class Session(orm.Session):
 
     def _consistency(self) -> Consistency:
         """The consistency that a read of this session has now."""
-        levels = self._caches.levels if self._caches is not None else None
-        if levels is None:
-            return "database"
-        if self._level is not None and not levels.off:
-            return self._level
-        return levels.current()
+        return "database" if self._caches is None else self._caches.levels.resolve(self._level)
 
     @contextmanager
     def _at(self, level: Consistency | None) -> Iterator[None]:
@@ -215,6 +226,13 @@ class Session(orm.Session):
     def merge_all(self, *args: Any, **options: Any) -> Any:
         with self._to_database():
             return super().merge_all(*args, **options)
+
+
+@sa.event.listens_for(Session, "after_begin", propagate=True)
+def _joined(session: Session, _transaction: Any, connection: sa.Connection) -> None:
+    """What is committed on this connection counts to the session's causal token."""
+    if session._caches is not None and connection.engine.pool is session._caches.engine.pool:
+        session._caches.tracker.join(connection, session._tokens)
 
 
 def _enter(written: WriteSet, state: InstanceState[Any]) -> None:
