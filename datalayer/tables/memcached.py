@@ -45,7 +45,7 @@ class MemcachedProvider:
     come to light. ``timeout`` in seconds bounds every wait; a command on a connection that had died is sent again.
 
     Lives are whole seconds, rounded up. A key takes up to 250 bytes, where a space, a control or a non-ASCII byte
-    counts three. What takes many keys costs one round trip for each server, one after the other, but ``add_many`` and
+    counts three. What takes many keys costs a round trip for 500 of them on a server, one after the other; ``add_many`` and
     ``ttl_many`` one for each key. ``keys`` and ``clear`` dump the names of everything on all servers, about 100 bytes a
     value.
     """
