@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +16,10 @@ from datalayer.contracts.provider import Provider
 from datalayer.errors import ConfigError, EncodeError, L2UnavailableError, MissingDriverError, UnavailableError
 from datalayer.tables import MemcachedProvider, RedisProvider
 from datalayer.testing.ports import HOST
-from datalayer.testing.proxy import TcpProxy
 from datalayer.testing.servers import (
     MemcachedServer,
     PrivateMemcached,
     PrivateRedis,
-    RedisServer,
     ServersMissing,
     start_memcached,
     start_redis,
@@ -161,21 +159,44 @@ def test_a_fail_over_of_sentinel_is_followed() -> None:
 # -- memcached -------------------------------------------------------------------------------------------------------
 
 
-def test_values_are_spread_over_several_servers(memcached_server: MemcachedServer, key_prefix: str) -> None:
+@pytest.fixture
+def two_memcacheds(memcached_server: MemcachedServer) -> Iterator[tuple[MemcachedProvider, MemcachedProvider]]:
+    """A provider of two servers, and one of the second of them alone."""
     other = start_memcached()
-    provider = MemcachedProvider([memcached_server.url, other.url])
-    items = {f"{key_prefix}:{number}": b"%d" % number for number in range(300)}
-    provider.set_many(items)
-    assert provider.get_many(items) == items
-    assert sorted(provider.keys(f"{key_prefix}:")) == sorted(items)
-    alone = MemcachedProvider(other.url)
-    assert 50 < len(alone.get_many(items)) < 250
-    assert provider.native.get(f"{key_prefix}:1") == b"1"
-    assert provider.clear(f"{key_prefix}:") == 300
-    assert alone.get_many(items) == {}
-    for each in (provider, alone):
-        each.close()
+    both, alone = MemcachedProvider([memcached_server.url, other.url]), MemcachedProvider(other.url)
+    yield both, alone
+    both.close()
+    alone.close()
     other.stop()
+
+
+def test_values_are_spread_over_several_servers(
+    two_memcacheds: tuple[MemcachedProvider, MemcachedProvider], key_prefix: str
+) -> None:
+    both, alone = two_memcacheds
+    items = {f"{key_prefix}:{number}": b"%d" % number for number in range(300)}
+    both.set_many(items)
+    assert both.get_many(items) == items
+    assert sorted(both.keys(f"{key_prefix}:")) == sorted(items)
+    assert 50 < len(alone.get_many(items)) < 250
+    assert both.native.get(f"{key_prefix}:1") == b"1"
+    assert both.clear(f"{key_prefix}:") == 300
+    assert alone.get_many(items) == {}
+
+
+def test_keys_that_were_read_are_listed_and_cleared_with_the_others(
+    two_memcacheds: tuple[MemcachedProvider, MemcachedProvider], key_prefix: str
+) -> None:
+    """What is read moves within a server's lists, which a list of its keys must not miss."""
+    both, alone = two_memcacheds
+    for turn in range(10):
+        items = {f"{key_prefix}:{turn}:{number}": b"x" for number in range(300)}
+        both.set_many(items)
+        both.get_many(items)
+        assert sorted(both.keys(f"{key_prefix}:")) == sorted(items)
+        alone.get_many(items)
+        assert both.clear(f"{key_prefix}:") == 300
+        assert both.get_many(items) == {}
 
 
 def test_a_key_or_value_that_memcached_cannot_take_is_refused(
