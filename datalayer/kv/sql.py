@@ -13,34 +13,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..contracts.clock import Clock, SystemClock
-from ..contracts.store import MAX_KEY_BYTES, Buffer, StoreEvent
+from ..contracts.store import Buffer, StoreEvent
 from ..errors import ConflictError, StoreError, TransactionOutcomeUnknown, UnavailableError
-from ..tiers.upsert import upsert
 from .checks import FOREVER, checked_key, checked_prefix, checked_value, deadline
 from .events import Events
 from .overlay import OverlayTransaction, Reads, Seen, Stamps, Write
+from .statements import PAGE, UPSERTING, Statements, store_table
 
-_UPSERTING = ("postgresql", "sqlite")
-_PAGE = 500
 _SERIALIZATION_FAILURE = "40001"
-
-
-def store_table(name: str, metadata: sa.MetaData) -> sa.Table:
-    """The table of a store: ``key``, ``value``, ``ends_at`` (seconds since 1970, or NULL) and ``stamp``."""
-    small = mysql.VARBINARY(MAX_KEY_BYTES)
-    large = mysql.LONGBLOB()
-    return sa.Table(
-        name,
-        metadata,
-        sa.Column("key", sa.LargeBinary().with_variant(small, "mysql", "mariadb"), primary_key=True),
-        sa.Column("value", sa.LargeBinary().with_variant(large, "mysql", "mariadb"), nullable=False),
-        sa.Column("ends_at", sa.Double()),
-        sa.Column("stamp", sa.BigInteger(), nullable=False),
-    )
 
 
 class SqlStore:
@@ -65,11 +48,10 @@ class SqlStore:
         self.name = table
         self._dispose = dispose
         self._engine = engine
-        self._upserts = engine.dialect.name in _UPSERTING
+        self._upserts = engine.dialect.name in UPSERTING
         self._single = engine.execution_options(isolation_level="AUTOCOMMIT") if self._upserts else engine
         self._clock: Clock = clock or SystemClock()
-        self._table = store_table(table, sa.MetaData())
-        self._columns = self._table.c
+        self._statements = Statements(store_table(table, sa.MetaData()), engine.dialect.name)
         self._events = Events(table)
         self._open = True
         if create:
@@ -78,7 +60,7 @@ class SqlStore:
     # -- Store, Scannable, Expiring ------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        row = self._row(checked_key(key), self._columns.value)
+        row = self._row(self._statements.value, checked_key(key))
         return None if row is None else bytes(row.value)
 
     def put(self, key: bytes, value: Buffer, ttl: float | None = None) -> None:
@@ -88,30 +70,28 @@ class SqlStore:
         self._events.tell("put", (key,))
 
     def delete(self, key: bytes) -> bool:
-        key, ends_at = checked_key(key), self._columns.ends_at
-        now = self._now()
+        key = checked_key(key)
+        arguments = {"k": key, "now": self._now()}
         with self._connection() as connection:
-            # An expired row is swept here, but was absent already.
-            swept = sa.delete(self._table).where(self._columns.key == key, ends_at <= now)
-            found = connection.execute(sa.delete(self._table).where(self._columns.key == key, self._there(now)))
-            if not found.rowcount:
-                connection.execute(swept)
-        if found.rowcount:
+            found = bool(connection.execute(self._statements.delete, arguments).rowcount)
+            if not found:  # an expired row is swept here, but was absent already
+                connection.execute(self._statements.sweep, arguments)
+        if found:
             self._events.tell("delete", (key,))
-        return bool(found.rowcount)
+        return found
 
     def exists(self, key: bytes) -> bool:
-        return self._row(checked_key(key), sa.literal(1)) is not None
+        return self._row(self._statements.exists, checked_key(key)) is not None
 
     def ttl(self, key: bytes) -> float | None:
-        row = self._row(checked_key(key), self._columns.ends_at)
+        row = self._row(self._statements.ends_at, checked_key(key))
         if row is None:
             return None
         return FOREVER if row.ends_at is None else float(row.ends_at) - self._now()
 
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         self._check_open()
-        pages = self._pages(checked_prefix(prefix), self._columns.value)
+        pages = self._pages(checked_prefix(prefix), "value")
         return ((bytes(row.key), bytes(row.value)) for row in pages)
 
     def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
@@ -131,8 +111,7 @@ class SqlStore:
     def compact(self) -> int:
         """Delete the rows that have expired; returns how many."""
         with self._connection() as connection:
-            ended = self._columns.ends_at <= self._now()
-            return connection.execute(sa.delete(self._table).where(ended)).rowcount
+            return connection.execute(self._statements.sweep_all, {"now": self._now()}).rowcount
 
     # -- transactions --------------------------------------------------------------------------------------------------
 
@@ -141,12 +120,12 @@ class SqlStore:
         return OverlayTransaction(self)
 
     def see(self, key: bytes) -> Seen:
-        row = self._row(key, self._columns.stamp, self._columns.value)
+        row = self._row(self._statements.seen, key)
         return Seen(None, None) if row is None else Seen(row.stamp, bytes(row.value))
 
     def see_all(self, prefix: bytes) -> list[tuple[bytes, Seen]]:
         self._check_open()
-        rows = self._pages(prefix, self._columns.stamp, self._columns.value)
+        rows = self._pages(prefix, "stamp", "value")
         return [(bytes(row.key), Seen(row.stamp, bytes(row.value))) for row in rows]
 
     def commit(self, reads: Reads, writes: Mapping[bytes, Write]) -> None:
@@ -167,7 +146,7 @@ class SqlStore:
     def _create(self) -> None:
         try:
             with self._connection() as connection:
-                self._table.create(connection, checkfirst=True)
+                self._statements.table.create(connection, checkfirst=True)
         except StoreError:
             # Processes that start together all find no table, and one of them makes it.
             with self._connection() as connection:
@@ -209,70 +188,57 @@ class SqlStore:
         database = self._engine.dialect.name
         return StoreError(f"table {self.name!r} of a {database} database failed: {type(error).__name__}; see its cause")
 
-    def _row(self, key: bytes, *columns: Any) -> Any:
+    def _row(self, statement: Any, key: bytes) -> Any:
         with self._connection() as connection:
-            return self._look(connection, key, *columns)
+            return self._look(connection, statement, key)
 
-    def _look(self, connection: sa.Connection, key: bytes, *columns: Any) -> Any:
-        statement = sa.select(*columns).where(self._columns.key == key, self._there(self._now()))
-        return connection.execute(statement).first()
+    def _look(self, connection: sa.Connection, statement: Any, key: bytes) -> Any:
+        return connection.execute(statement, {"k": key, "now": self._now()}).first()
 
-    def _pages(self, prefix: bytes, *columns: Any) -> Iterator[Any]:
+    def _pages(self, prefix: bytes, *names: str) -> Iterator[Any]:
         """The rows under a prefix, a page at a time, so that no connection is held while the caller works."""
         after: bytes | None = None
         while True:
             with self._connection() as connection:
-                rows = connection.execute(self._page(prefix, after, columns)).all()
+                rows = connection.execute(self._statements.page(prefix, after, *names), {"now": self._now()}).all()
             yield from rows
-            if len(rows) < _PAGE:
+            if len(rows) < PAGE:
                 return
             after = bytes(rows[-1].key)
 
-    def _page(self, prefix: bytes, after: bytes | None, columns: tuple[Any, ...]) -> Any:
-        key = self._columns.key
-        statement = sa.select(key, *columns).where(self._there(self._now())).order_by(key).limit(_PAGE)
-        if prefix:
-            statement = statement.where(key >= prefix)
-        if end := _end(prefix):
-            statement = statement.where(key < end)
-        return statement if after is None else statement.where(key > after)
-
-    def _there(self, now: float) -> Any:
-        return sa.or_(self._columns.ends_at.is_(None), self._columns.ends_at > now)
-
     def _write(self, connection: sa.Connection, key: bytes, write: Write, ends_at: float) -> None:
         if write.value is None:
-            connection.execute(sa.delete(self._table).where(self._columns.key == key))
+            connection.execute(self._statements.forget, {"k": key})
             return
-        values = {
-            "key": key,
-            "value": write.value,
-            "ends_at": None if ends_at == FOREVER else ends_at,
-            "stamp": secrets.randbits(63),
+        row = {
+            "new_key": key,
+            "new_value": write.value,
+            "new_ends_at": None if ends_at == FOREVER else ends_at,
+            "new_stamp": secrets.randbits(63),
         }
         if self._upserts:
-            connection.execute(upsert(self._engine.dialect.name, self._table, values, once=()))
+            connection.execute(self._statements.upsert, row)
         else:
-            self._update_or_insert(connection, values)
+            self._update_or_insert(connection, row)
 
-    def _update_or_insert(self, connection: sa.Connection, values: dict[str, Any]) -> None:
+    def _update_or_insert(self, connection: sa.Connection, row: dict[str, Any]) -> None:
         """What an upsert does, for databases whose upsert we do not know. The new stamp makes every update a change."""
-        update = sa.update(self._table).where(self._columns.key == values["key"]).values(values)
-        if connection.execute(update).rowcount:
+        update = {"k": row["new_key"], **row}
+        if connection.execute(self._statements.update, update).rowcount:
             return
         try:
             with connection.begin_nested():
-                connection.execute(sa.insert(self._table).values(values))
+                connection.execute(self._statements.insert, row)
         except IntegrityError:  # somebody inserted it in between
-            connection.execute(update)
+            connection.execute(self._statements.update, update)
 
     def _keep_others_out(self, connection: sa.Connection) -> None:
         if self._engine.dialect.name == "postgresql":
-            quoted = connection.dialect.identifier_preparer.format_table(self._table)
+            quoted = connection.dialect.identifier_preparer.format_table(self._statements.table)
             connection.execute(sa.text(f"LOCK TABLE {quoted} IN SHARE ROW EXCLUSIVE MODE"))
         elif self._engine.dialect.name == "sqlite":
             # A statement that writes takes the file's lock before it looks, whatever the driver's idea of BEGIN is.
-            connection.execute(sa.update(self._table).where(sa.false()).values(stamp=0))
+            connection.execute(sa.update(self._statements.table).where(sa.false()).values(stamp=0))
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
@@ -290,15 +256,10 @@ class _Locked:
         self._connection = connection
 
     def stamp(self, key: bytes) -> int | None:
-        row = self._store._look(self._connection, key, self._store._columns.stamp)
+        row = self._store._look(self._connection, self._store._statements.stamp, key)
         return None if row is None else int(row.stamp)
 
     def stamps(self, prefix: bytes) -> Stamps:
-        statement = self._store._page(prefix, None, (self._store._columns.stamp,)).limit(None)
-        return tuple((bytes(row.key), row.stamp) for row in self._connection.execute(statement))
-
-
-def _end(prefix: bytes) -> bytes:
-    """The first key after all that begin with the prefix; empty if there is none."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
+        statement = self._store._statements.page(prefix, None, "stamp").limit(None)
+        rows = self._connection.execute(statement, {"now": self._store._now()})
+        return tuple((bytes(row.key), row.stamp) for row in rows)

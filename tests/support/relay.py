@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from types import TracebackType
@@ -32,10 +33,8 @@ class Relay:
     def close(self) -> None:
         self.release()
         for one in [self._listener, *self._sockets]:
-            try:
+            with contextlib.suppress(OSError):  # it has ended by itself
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended by itself
             one.close()
         for thread in self._threads:
             thread.join()
