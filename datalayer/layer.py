@@ -138,6 +138,7 @@ class DataLayer:
             parts.authority.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
+        parts.caches.results.reset_after_fork()
 
     def _open(self) -> Parts:
         if self._closed:

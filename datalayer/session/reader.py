@@ -15,10 +15,12 @@ from ..contracts.levels import Consistency
 from ..errors import InvalidModelError, UnavailableError
 from ..models.copying import own_row
 from ..models.schema import Schema
+from ..query.depends import Reason
 from ..tiers.l3 import Loader, RowReader
 from ..tiers.ladder import Ladder, Row
 from .caches import Caches
 from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker
+from .lists import listed_rows
 from .many import get_many
 from .session import Session
 from .snapshots import Snapshot, make_snapshot, snapshot_class
@@ -62,13 +64,14 @@ class Reader:
             return self._compile_copying_get(ladder)
 
         def get(id: Any, consistency: Any = None) -> Any:
+            until = horizon[0]  # before the entry is found: see Ladder.look
             try:
                 entry = find(id)
             except TypeError:  # unhashable
                 return slow(id, consistency)
             if consistency is not None or blocks or heard or type(id) is not kind:
                 return slow(id, consistency)
-            if entry is None or entry.deadline <= (moment := now()) or horizon[0] <= moment:
+            if entry is None or entry.deadline <= (moment := now()) or until <= moment:
                 return below(id)
             entry.hits += 1
             template = entry.value
@@ -98,11 +101,12 @@ class Reader:
         kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def look(id: Any, consistency: Any) -> Any:
+            until = horizon[0]  # before the entry is found: see Ladder.look
             try:
                 entry = find(id)
             except TypeError:
                 return None
-            if entry is None or entry.deadline <= (moment := now()) or horizon[0] <= moment:
+            if entry is None or entry.deadline <= (moment := now()) or until <= moment:
                 return None
             if consistency is not None or blocks or heard or type(id) is not kind:
                 return None
@@ -117,11 +121,12 @@ class Reader:
         kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def get_snapshot(id: Any, consistency: Any = None) -> Any:
+            until = horizon[0]
             try:
                 entry = find(id)
             except TypeError:
                 return slow(id, consistency)
-            if entry is not None and entry.deadline > (moment := now()) and horizon[0] > moment and type(id) is kind:
+            if entry is not None and entry.deadline > (moment := now()) and until > moment and type(id) is kind:
                 snapshot = entry.snapshot
                 if snapshot is not None and not blocks and not heard and consistency is None:
                     entry.hits += 1
@@ -243,6 +248,28 @@ class Reader:
             return {id: owned(row) for id, row in present}
         made = self._hydrated([row for _, row in present])
         return {id: instance for (id, _), instance in zip(present, made, strict=True) if instance is not None}
+
+    def listed(self, statement: Any, ttl: float | None, consistency: Consistency | None) -> list[Any] | None:
+        """Instances of a SELECT's rows by way of its cached result; None for "a session must answer"."""
+        level, caches, rows = self._level(consistency), self._caches, self._rows
+        ladder = caches.ladder(self.schema) if rows is not None else None
+        if rows is None or ladder is None or self._heard or level == "database" or not self._lazy:
+            return None
+        query = caches.results.query(statement, self.schema, ladder)
+        if isinstance(query, Reason):
+            return None
+
+        def run() -> list[tuple[Any, ...]]:
+            with self._open() as session:
+                return [tuple(row) for row in session.execute(query.keys)]
+
+        def fetch(keys: list[tuple[Any, ...]]) -> dict[Any, Any]:
+            distinct = list(dict.fromkeys(keys))
+            found = ladder.read_many(self.schema, distinct, rows.many, local=level == "cached")
+            owned = self.owned
+            return {key: owned(found[key]) for key in distinct if key in found}
+
+        return listed_rows(caches.results, query, level, ttl, run, fetch)
 
     def _keys_of(self, ids: list[Any]) -> dict[Any, tuple[Any, ...] | None]:
         if self._keys == 1 and not self.schema.reasons:

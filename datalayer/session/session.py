@@ -16,7 +16,9 @@ from ..contracts.causal import Token, format_token, merged
 from ..contracts.coherence import WriteSet
 from ..contracts.levels import Consistency, check_level
 from ..errors import ConfigError
+from ..models.policy import policy_of
 from ..models.schema import Schema
+from ..models.tagged import tagged_columns, written_values
 from .caches import Caches
 from .hydrate import Hydrator, result_of
 from .reads import (
@@ -155,7 +157,11 @@ class Session(orm.Session):
                 result = self._from_unique(lookup.schema, {lookup.name: lookup.value}, statement)
                 if result is not None:
                     return result
-        return super()._execute_internal(statement, params, **options)
+        try:
+            return super()._execute_internal(statement, params, **options)
+        except BaseException:
+            del params  # values of encrypted columns, perhaps, which error reporters would collect
+            raise
 
     def _by_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
         """The Result of ``statement``, which selects the row with these unique values."""
@@ -242,12 +248,21 @@ def _enter(written: WriteSet, state: InstanceState[Any]) -> None:
     if not isinstance(base, sa.Table):
         written.tables.update(tables)
         return
+    vague = not _values_known(written, state, mapper)
     old = tuple(state.key[1]) if state.key is not None else None
     if old is not None:
-        written.touch(base.fullname, old, tables)
+        written.touch(base.fullname, old, tables, vague=vague)
     values = state.dict
     if all(prop.key in values for prop in mapper._identity_key_props):
         new = tuple(values[prop.key] for prop in mapper._identity_key_props)
-        written.touch(base.fullname, new, tables)
+        written.touch(base.fullname, new, tables, vague=vague)
         if old is not None and old != new:
             written.rekeyed.update(tables)
+
+
+def _values_known(written: WriteSet, state: InstanceState[Any], mapper: Any) -> bool:
+    """Enter the old and new values of the columns that cached queries ask by; False when one is not known."""
+    columns = tagged_columns(mapper, policy_of(mapper.class_).query_tags)
+    values = list(written_values(state, columns))
+    written.values.update(value for value in values if value is not None)
+    return None not in values

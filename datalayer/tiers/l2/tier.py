@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...contracts.fence import Authority, Stand, State
+from ...contracts.pauses import point
 from ...contracts.tier import Busy, Found, Key, Lease, Leave, Met
 from .links import pack
 from .wire import Place, Wire
@@ -53,7 +54,9 @@ class RedisTier:
                 return None
             stand = current
         guard = self._guards.get((space, place.number)) or self._guard(space, place)
+        point("read.after_lease_check")
         replies = wire.ask(place, pack(("GET", place.values + name)) + guard, 3)
+        point("read.after_get")
         if replies is None:
             return None
         value, header, info = replies
@@ -189,6 +192,11 @@ class RedisTier:
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
         if entry or lease.births:
             self._fill(key, lease, entry or _ABSENT + lease.births, ttl)
+
+    def release(self, key: Key, lease: Lease) -> None:
+        name = f"{key.space}:{key.id}"
+        place = self._wire.place_of(name)
+        self._wire.post(place, place.call("RELEASE", lease.stand, [name], lease.expect))
 
     def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
         stand = self._authority.current(self._wire.place_of(f"{key.space}:{key.id}").number)
