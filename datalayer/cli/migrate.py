@@ -11,13 +11,13 @@ import importlib
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any
 
 from ..errors import ConfigError
 from ..layer import DataLayer
+from .bar import Bar
 
 OK, PENDING, REFUSED = 0, 1, 3
-_WIDTH = 30
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -138,7 +138,7 @@ def _sql(layer: DataLayer, args: argparse.Namespace) -> int:
 
 
 def _apply(layer: DataLayer, args: argparse.Namespace) -> int:
-    with _Bar(sys.stderr) as bar:
+    with Bar(sys.stderr, unit="rows (estimated)") as bar:
         report = layer.migrate(progress=bar, **_options(args))
     folder = args.files or layer.settings.migrations_directory
     files: Iterable[str] = ()
@@ -183,26 +183,3 @@ def _show(args: argparse.Namespace, code: int, **groups: Iterable[str]) -> int:
     lines = [f"{name.replace('_', ' ')}: {text}" for name, texts in found.items() for text in texts]
     print("\n".join(lines) or "nothing to do")
     return code
-
-
-class _Bar:
-    """A progress bar on a terminal; silent elsewhere."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._shown = out.isatty()
-        self._open = False
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __call__(self, text: str, done: int, total: int) -> None:
-        if self._shown:
-            filled = _WIDTH * done // max(total, 1)
-            self._out.write(f"\r{text} [{'#' * filled:{_WIDTH}}] {done:,} of about {total:,} rows")
-            self._out.flush()
-            self._open = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._open:
-            self._out.write("\n")
