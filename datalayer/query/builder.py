@@ -106,7 +106,9 @@ class Q(Generic[T]):
         try:
             return found == value
         except sa.exc.InvalidRequestError as error:
-            raise QueryError(f"{self.model.__name__}.{name} cannot be compared with a value; use .contains()") from error
+            raise QueryError(
+                f"{self.model.__name__}.{name} cannot be compared with a value; use .contains()"
+            ) from error
 
     # -- in which order, and how many ------------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class Q(Generic[T]):
         if isinstance(key, str) and isinstance(parent, type) and issubclass(self.model, parent):
             return key
         raise QueryError(
-            f"fields() got {name!r}; expected names or attributes of {self.model.__name__}, or one dataclass or NamedTuple"
+            f"fields() got {name!r}; expected attributes of {self.model.__name__} or their names, or one dataclass"
         )
 
     def options(self, *options: ORMOption) -> Self:

@@ -45,7 +45,7 @@ def type_for(value: Any) -> TypeEngine[Any] | None:
 
 
 def type_of(annotation: Any) -> TypeEngine[Any] | None:
-    """The type that reads a column for an annotation such as ``datetime | None``; None to take what the driver gives."""
+    """The type that reads a column for an annotation such as ``datetime | None``; None for what the driver gives."""
     kind = without_none(annotation)
     if kind is dt.datetime:
         return Moment()
