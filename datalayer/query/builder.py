@@ -26,6 +26,8 @@ D = TypeVar("D")
 
 DEFAULT_LIMIT = 100
 
+_WHOLE = "options() load relationships of whole rows, and with fields() there are none"
+
 
 class _Unset:
     """The type of :data:`UNSET`: no limit was asked for, as opposed to ``limit(None)``, which asks for all rows."""
@@ -165,6 +167,8 @@ class Q(Generic[T]):
         """
         if not names:
             raise QueryError("fields() got nothing; expected names of columns, or one class of rows")
+        if self.loading:
+            raise QueryError(_WHOLE)
         if len(names) == 1 and is_row_class(names[0]):
             shape = shape_of(names[0])
             for name in shape.fields:
@@ -189,6 +193,8 @@ class Q(Generic[T]):
         for option in options:
             if not isinstance(option, ORMOption):
                 raise QueryError(f"options() got {option!r}; expected loader options such as selectinload(...)")
+        if self.columns:
+            raise QueryError(_WHOLE)
         return replace(self, loading=(*self.loading, *options))
 
     def from_database(self) -> Self:
@@ -209,8 +215,6 @@ class Q(Generic[T]):
     @cached_property
     def _bare(self) -> sa.Select[Any]:
         """Without limit and offset. Threads that race make equal ones."""
-        if self.columns and self.loading:
-            raise QueryError("options() load relationships of whole rows, and with fields() there are none")
         chosen = [attribute(self.model, name) for name in self.columns] or [self.model]
         statement = sa.select(*chosen)
         if self.criteria:
@@ -220,7 +224,7 @@ class Q(Generic[T]):
         return statement.options(*self.loading) if self.loading else statement
 
     def __clause_element__(self) -> sa.Select[Any]:
-        """``session.scalars(Q(Player))``, ``Player.id.in_(Q(...).fields("id"))``."""
+        """As a subquery: ``Player.id.in_(Q(Player).where(...).fields("id"))``."""
         return self.to_select()
 
     # -- as a value ------------------------------------------------------------------------------------------------
