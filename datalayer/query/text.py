@@ -132,6 +132,8 @@ def parse_condition(source: str, what: str) -> SqlText:
 def _tokens(source: str, what: str) -> Iterator[Token]:
     if "\0" in source:
         raise QueryError(f"{what} has a NUL character")
+    if "%(" in source:
+        raise QueryError(f"{what} has '%(', which begins a parameter of a driver; write '%' || '(' or '% ('")
     at = 0
     while found := _TOKEN.search(source, at):
         kind, text, at = found.lastgroup or "", found[0], found.end()
