@@ -30,7 +30,7 @@ def seal(values: Sequence[Any], digest: bytes, secret: bytes) -> str:
         body = exact.pack([_portable(value) for value in values])
     except EncodeError as error:
         raise QueryError("a column of this order cannot be part of a cursor; order by others") from error
-    return base64.urlsafe_b64encode(_box(secret).seal(digest + body, _CONTEXT)).rstrip(b"=").decode()
+    return _text(_box(secret).seal(digest + body, _CONTEXT))
 
 
 def unseal(cursor: str, digest: bytes, secret: bytes, count: int) -> list[Any]:
@@ -41,6 +41,8 @@ def unseal(cursor: str, digest: bytes, secret: bytes, count: int) -> list[Any]:
         raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
         raise QueryError(_MALFORMED) from error
+    if _text(raw) != cursor:  # the last letter has bits to spare
+        raise QueryError(_MALFORMED)
     try:
         body = _box(secret).open(raw, _CONTEXT)
     except DecodeError as error:
@@ -56,6 +58,10 @@ def unseal(cursor: str, digest: bytes, secret: bytes, count: int) -> list[Any]:
     if not isinstance(values, list) or len(values) != count:
         raise QueryError("after= cannot be read; start again from the first page")
     return values
+
+
+def _text(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
 
 
 def digest_of(statement: sa.Select[Any], secret: bytes) -> bytes:

@@ -23,7 +23,14 @@ def filled(layer: DataLayer) -> DataLayer:
     """Two clubs, and players 1 to 150 whose level is their number."""
     layer.repository(Club).create_many([Club(id=1, name="red"), Club(id=2, name="blue")])
     layer.repository(Player).create_many(
-        Player(id=i, name=f"p{i:03d}", level=i, region="eu" if i % 2 else "us", score=None if i % 5 else i, club_id=1 + i % 2)
+        Player(
+            id=i,
+            name=f"p{i:03d}",
+            level=i,
+            region="eu" if i % 2 else "us",
+            score=None if i % 5 else i,
+            club_id=1 + i % 2,
+        )
         for i in range(1, 151)
     )
     return layer

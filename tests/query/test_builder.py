@@ -56,7 +56,13 @@ def test_queries_that_are_the_same_sql_with_the_same_values_are_equal() -> None:
 
     assert made() == made()
     assert hash(made()) == hash(made())
-    others = [made(4), made().limit(3), made().from_database(), made().fields("id"), made().options(selectinload(Player.club))]
+    others = [
+        made(4),
+        made().limit(3),
+        made().from_database(),
+        made().fields("id"),
+        made().options(selectinload(Player.club)),
+    ]
     for other in [*others, Q(Player), Q(Club), "text"]:
         assert made() != other
     assert len({made(), made(), made(4)}) == 2
