@@ -7,21 +7,22 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import sqlalchemy as sa
 
 from .config.env import from_env
 from .config.settings import Settings
 from .config.yaml import from_yaml
+from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .crypto.manage import Crypto
 from .errors import ConfigError, UnavailableError
 from .models.schema import schema_of
-from .models.sealed import sealed_tables
+from .models.sealed import sealed_names, sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from .migrate.runner import MigrationReport
     from .migrate.sqlrunner import FilesReport
     from .migrate.steps import Plan
+    from .query.named import NamedQueries
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 class DataLayer:
@@ -137,6 +140,7 @@ class DataLayer:
             parts.authority.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
+        parts.caches.results.reset_after_fork()
 
     def _open(self) -> Parts:
         if self._closed:
@@ -208,6 +212,25 @@ class DataLayer:
 
     def _one_shot_session(self) -> Session:
         return self.session(expire_on_commit=False)
+
+    @overload
+    def queries(self, directory: str | Path) -> NamedQueries: ...
+    @overload
+    def queries(self, directory: str | Path, interface: Callable[..., P]) -> P: ...
+    def queries(self, directory: str | Path, interface: Callable[..., Any] | None = None) -> Any:
+        """The named queries of a directory's ``.sql`` files, as an object with one method for each. Hold it.
+
+        ``interface`` is a class derived from :class:`~datalayer.Queries` that says how they are called and what they
+        return; type checkers then know. Reads the files, not the database. QueryError for the first query that cannot
+        be right, with its file and line; whether they fit the schema is said by ``datalayer queries check``.
+        """
+        from .query.load import by_name, load_plans  # only in processes that have such files
+        from .query.named import NamedQueries
+
+        parts = self._open()
+        sealed = {t.fullname: sealed_names(t) for t in sealed_tables(parts.registry)}
+        plans = load_plans(directory, interface, models=by_name(parts.registry.classes()), sealed=sealed)
+        return NamedQueries(plans, self._one_shot_session, self._tables)
 
     # -- schema ----------------------------------------------------------------------------------------------------
 
@@ -348,6 +371,20 @@ class DataLayer:
     def consistency(self, level: Consistency) -> AbstractContextManager[None]:
         """Reads of this thread have this level inside the block."""
         return self._open().caches.levels.at(level)
+
+    def after(self, token: str | None) -> AbstractContextManager[None]:
+        """Reads of this thread see the writes of a ``session.causal_token`` inside the block, whoever made them.
+
+        Where this process has heard of them already, that costs nothing; else the reads are at least ``"shared"``, or
+        ``"database"`` when no Redis told of the writes. A token that cannot be read counts as never heard; an empty
+        one, or None, asks for nothing.
+        """
+        parts = self._open()
+        wanted = parse_token(token or "")
+        if not wanted or (parts.authority is not None and parts.authority.caught_up(wanted)):
+            return nullcontext()
+        strict = parts.authority is not None and parts.authority.strict and wanted != UNHEARD
+        return parts.caches.levels.at_least("shared" if strict else "database")
 
     def cache_disabled(self) -> AbstractContextManager[None]:
         """The kill switch: every read of every thread asks the database inside the block; writes still invalidate."""

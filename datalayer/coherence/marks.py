@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..contracts.causal import Position, Token
 from ..contracts.coherence import Outcome
 from ..contracts.fence import IMMORTAL, Backplane, Marked, Names, Payload, Stand, State
 from ..contracts.pauses import point
@@ -45,9 +46,9 @@ class Announced(NamedTuple):
     payloads: Mapping[str, Payload]
 
     @property
-    def token(self) -> tuple[tuple[int, bytes, int], ...]:
+    def token(self) -> Token:
         """What another process must have heard to see this write in its L1."""
-        return tuple((g, place.stand.epoch, place.marked.sequence) for g, place in self.places.items())
+        return tuple(Position(g, place.stand.epoch, place.marked.sequence) for g, place in self.places.items())
 
 
 class Marker:
@@ -87,19 +88,15 @@ class Marker:
         self._everywhere(set(todo), mark)
         return Announced(writer, xid, places, payloads or {})
 
-    def drop(self, names: Touched) -> tuple[tuple[int, bytes, int], ...]:
+    def drop(self, names: Touched) -> None:
         """Forget values of a write that is over, everywhere."""
         todo = distribute(names, self._backplane)
-        token: list[tuple[int, bytes, int]] = []
 
         def drop(stands: dict[int, Stand]) -> set[int]:
             answers = self._backplane.drop(stands, {g: todo[g] for g in stands})
-            done = {g: answer for g, answer in answers.items() if isinstance(answer, Marked)}
-            token.extend((g, stands[g].epoch, answer.sequence) for g, answer in done.items())
-            return set(done)
+            return {g for g, answer in answers.items() if isinstance(answer, Marked)}
 
         self._everywhere(set(todo), drop)
-        return tuple(token)
 
     def _everywhere(self, todo: set[int], act: Callable[[dict[int, Stand]], set[int]]) -> None:
         """Run ``act`` on every shard under a live stand; shards that are off for long enough need nothing."""

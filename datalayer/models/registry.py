@@ -12,11 +12,13 @@ from sqlalchemy.orm import DeclarativeBase, DeclarativeBaseNoMeta, Mapper
 from sqlalchemy.orm import registry as SQLAlchemyRegistry
 from sqlalchemy.schema import conv
 
+from datalayer.crypto.tables import sealed_columns
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies
 from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
 from datalayer.models.columns import check_columns
 from datalayer.models.suggest import hint
+from datalayer.models.tagged import tagged_columns
 
 _INDEXES = threading.Lock()
 
@@ -31,8 +33,9 @@ class Registry:
     any mapped class, from its first use.
     ``has_keys``: encrypted columns can be encrypted; ``allow_plaintext``: they are accepted without keys, too.
 
-    A listed class is checked at once, the others when they are first resolved. Nothing here configures mappers, so
-    relationships may name classes that are imported later.
+    A listed class is checked at once, the others when they are first resolved, except that encrypted columns without a
+    key are found at once in all that are mapped by now. Nothing here configures mappers, so relationships may name
+    classes that are imported later.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Registry:
                 raise SchemaDuplicateError(f"{_name(source)} is registered with this layer already; add it once")
             if not _is_family(source):
                 self._accept(source)
+            elif not (self._has_keys or self._allow_plaintext):
+                _refuse_encrypted(source)
             self._sources.append(source)
 
     def resolve(self, cls: Any) -> Mapper[Any]:
@@ -117,6 +122,7 @@ class Registry:
         policy = policies.policy_of(cls)
         check_columns(mapper, allow_plaintext=self._allow_plaintext, has_keys=self._has_keys)
         _check_partition(mapper, policy.partition_by)
+        tagged_columns(mapper, policy.query_tags)
         for index in policy.indexes:
             _add_index(mapper, index)
         self._accepted[cls] = mapper
@@ -157,6 +163,14 @@ def _family(source: Source) -> list[type[Any]]:
     if registry is None:
         return []
     return [mapper.class_ for mapper in registry.mappers if _covers(source, mapper.class_)]
+
+
+def _refuse_encrypted(source: Source) -> None:
+    """ConfigError when a class that is mapped by now has columns that could not be encrypted."""
+    for cls in _family(source):
+        mapper = _require_mapped(cls)
+        if sealed_columns(mapper.local_table):
+            check_columns(mapper)
 
 
 def _registry_of_source(source: Source) -> SQLAlchemyRegistry | None:

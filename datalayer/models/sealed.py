@@ -16,9 +16,11 @@ from sqlalchemy.orm import Mapper
 from ..crypto.column import EncryptedText, SealedValue
 from ..crypto.rows import SealedRows, row_name
 from ..crypto.tables import blind_columns, reseal_blind, seal_column, sealed_columns
+from ..crypto.values import SealedValues
 from ..crypto.vault import Vault, slot_of
 from ..errors import DecodeError
 from .columns import INFO_KEY, is_text
+from .policy import CachePolicy
 from .schema import Schema
 
 if TYPE_CHECKING:
@@ -84,6 +86,20 @@ def row_sealing(schema: Schema, vault: Vault | None) -> SealedRows | None:
     return SealedRows(ciphers, schema.shared_key_of) if ciphers else None
 
 
+def value_sealing(
+    source: sa.Table | Mapper[Any], vault: Vault | None, policy: CachePolicy | None = None
+) -> SealedValues | None:
+    """What encrypts dicts of values for journals, dead letters and whatever else is written down; None for nothing.
+
+    For a table values are named by column keys, for a mapper by attributes. ``policy`` may say ``l2_plaintext``.
+    """
+    if vault is None or vault.keyring is None or (policy is not None and policy.l2_plaintext):
+        return None
+    columns = encrypted_attributes(source) if isinstance(source, Mapper) else dict(source.c)
+    sealing = SealedValues(columns, vault)
+    return sealing if sealing.names else None
+
+
 def encrypted_attributes(mapper: Mapper[Any]) -> Mapping[str, sa.Column[Any]]:
     """The attributes that hold secrets, and their columns. A dict look-up after the first time."""
     known: dict[str, sa.Column[Any]] | None = mapper.__dict__.get(_MEMO)
@@ -102,6 +118,13 @@ def opened(dialect: sa.Dialect, kind: Any, text: str | None, key: Sequence[Any])
         return None
     vault = slot_of(dialect).opened(kind.place)
     return vault.cipher(kind.place).open(text, row_name(key) if kind.by_row else b"")
+
+
+def sealed_names(table: sa.Table) -> list[str]:
+    """The columns that hold ciphertext and digests, as the database calls them."""
+    found = sealed_columns(table)
+    keys = [key for column in found for key in (column.key, column.blind) if key is not None]
+    return [table.c[key].name for key in keys]
 
 
 def sealed_tables(registry: Registry) -> list[sa.Table]:

@@ -32,3 +32,8 @@ def _is_of(entity: Any, model: type[Any]) -> bool:
 
 def is_query(value: Any) -> bool:
     return isinstance(value, Q | sa.Select)
+
+
+def is_cacheable(query: Any) -> bool:
+    """Whether a cache may answer: not what the database was asked for, nor rows of single columns."""
+    return not (isinstance(query, Q) and (query.bypass or query.shape is not None))

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from ..contracts.causal import Token
 from ..contracts.coherence import Outcome, WriteSet
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
@@ -33,11 +34,12 @@ class Marker(Protocol):
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "schema", "written")
+    __slots__ = ("committing", "marks", "prepared", "schema", "tokens", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
         self.marks: list[Any] = []
+        self.tokens: list[Token] | None = None
         self.committing = False
         self.prepared = False
         self.schema = False
@@ -98,6 +100,10 @@ class WriteTracker:
         """The write set of the transaction on this connection, to be added to."""
         return self._work(connection).written
 
+    def join(self, connection: sa.Connection, tokens: list[Token]) -> None:
+        """The transaction on this connection belongs to somebody who wants the causal token of what it commits."""
+        self._work(connection).tokens = tokens
+
     def _find(self, connection: sa.Connection) -> _Work | None:
         # Connection.info would try to reconnect on an invalidated connection and raise.
         if connection.closed or connection.invalidated:
@@ -119,7 +125,11 @@ class WriteTracker:
             self._schema_changes(connection)
             self._work(connection).written.everything = True
         elif statement is None or is_text(statement):
-            self._text(connection, text)
+            declared = context.execution_options.get("datalayer_writes") if context is not None else None
+            if declared is None:
+                self._text(connection, text)
+            else:
+                self._declared(connection, declared)
         else:
             writes = writes_of(compiled)
             if not writes:
@@ -136,6 +146,12 @@ class WriteTracker:
                 self._schema_changes(connection)
         elif changes_isolation(text):
             self._work(connection).written.strange = True
+
+    def _declared(self, connection: sa.Connection, declared: Iterable[tuple[str | None, str]]) -> None:
+        """Text that says which tables it changes, and how: nothing else is forgotten."""
+        for table, change in declared:
+            write = Write(change, table, None, change == "update")
+            self._add(self._work(connection).written, write, ())
 
     def _schema_changes(self, connection: sa.Connection) -> None:
         """Look again now, for this transaction, and once more when others can see the change."""
@@ -209,11 +225,14 @@ class WriteTracker:
             else:
                 written.tables |= affected
         try:
-            work.marks.append(self._marker.mark(written, connection))
+            marks = self._marker.mark(written, connection)
         except BaseException:
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()
             raise
+        work.marks.append(marks)
+        if work.tokens is not None:
+            work.tokens.append(marks.token)
         work.written = WriteSet()
 
     def _rollback(self, connection: sa.Connection, *_: Any) -> None:
@@ -233,13 +252,16 @@ class WriteTracker:
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
         if work is not None and (work.committing or not self._lends_to_many):
+            work.tokens = None
             self._finish(record.info, _ended(work))
 
     def _finish(self, info: dict[Any, Any], outcome: Outcome) -> None:
         work = info.get(self._slot)
         if work is None:
             return
-        if not work.written or outcome is not Outcome.COMMITTED:
+        if outcome is not Outcome.COMMITTED:
+            work.written = WriteSet()
+        if work.tokens is None and not work.written:
             info.pop(self._slot)
         marks, work.marks, work.committing = work.marks, [], False
         if work.schema:

@@ -10,11 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 import sqlalchemy as sa
 from migrate_support import metadata, migrate, rich, things
+from sqlalchemy.orm import DeclarativeBase, registry
 
+import datalayer
 from datalayer.migrate.offline import render
 from datalayer.migrate.options import MigrateOptions
 from datalayer.migrate.runner import plan
@@ -30,7 +33,13 @@ def complaints(sql: str, *more: str) -> list[str]:
     if program is None:
         pytest.skip("squawk is not installed: pip install squawk-cli")
     done = subprocess.run(
-        [program, "--reporter=json", "--pg-version=15", f"--exclude={','.join([EXCLUDED, *more])}", "--stdin-filepath=plan.sql"],
+        [
+            program,
+            "--reporter=json",
+            "--pg-version=15",
+            f"--exclude={','.join([EXCLUDED, *more])}",
+            "--stdin-filepath=plan.sql",
+        ],
         input=sql,
         capture_output=True,
         text=True,
@@ -38,7 +47,9 @@ def complaints(sql: str, *more: str) -> list[str]:
         check=False,
     )
     assert done.stdout, done.stderr
-    return [f"{found['rule_name']} at line {found['line'] + 1}: {found['message']}" for found in json.loads(done.stdout)]
+    return [
+        f"{found['rule_name']} at line {found['line'] + 1}: {found['message']}" for found in json.loads(done.stdout)
+    ]
 
 
 def sql_of(engine: sa.Engine, schemas: Sequence[sa.MetaData]) -> str:
@@ -47,13 +58,21 @@ def sql_of(engine: sa.Engine, schemas: Sequence[sa.MetaData]) -> str:
     return render(engine.dialect, found.steps)
 
 
+def base() -> type[DeclarativeBase]:
+    """A base like Model with its own registry: two examples may both have a Team, and no other test sees either."""
+    own = registry(metadata=sa.MetaData(naming_convention=datalayer.Model.metadata.naming_convention))
+    own.type_annotation_map = datalayer.Model.registry.type_annotation_map
+    return type("Model", (DeclarativeBase,), {"registry": own})
+
+
 def example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"squawk_{Path(name).stem}", ROOT / "examples" / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with mock.patch.object(datalayer, "Model", base()):
+        spec.loader.exec_module(module)
     return module
 
 
@@ -80,7 +99,9 @@ def test_new_tables_and_partitions_are_fine(pg_engine: sa.Engine) -> None:
     assert complaints(sql) == [], sql
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")) + ["flask_app/models.py"])
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "examples").glob("*.py")) + ["flask_app/models.py"]
+)
 def test_every_example_is_fine(pg_engine: sa.Engine, name: str) -> None:
     module = example(name)
     tables = {m.__table__ for m in vars(module).values() if isinstance(m, type) and hasattr(m, "__table__")}

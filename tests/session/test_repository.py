@@ -7,10 +7,10 @@ import random
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.sql import operators
 import zoo
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session as PlainSession
+from sqlalchemy.sql import operators
 
 from datalayer import (
     AlreadyExistsError,
