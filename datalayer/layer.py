@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from .migrate.runner import MigrationReport
     from .migrate.sqlrunner import FilesReport
     from .migrate.steps import Plan
+    from .query.check import QueriesReport
     from .query.named import NamedQueries
+    from .query.named import Plan as QueryPlan
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -224,13 +226,25 @@ class DataLayer:
         return; type checkers then know. Reads the files, not the database. QueryError for the first query that cannot
         be right, with its file and line; whether they fit the schema is said by ``datalayer queries check``.
         """
-        from .query.load import by_name, load_plans  # only in processes that have such files
-        from .query.named import NamedQueries
+        from .query.named import NamedQueries  # only in processes that have such files
 
-        parts = self._open()
-        sealed = {t.fullname: sealed_names(t) for t in sealed_tables(parts.registry)}
-        plans = load_plans(directory, interface, models=by_name(parts.registry.classes()), sealed=sealed)
-        return NamedQueries(plans, self._one_shot_session, self._tables)
+        return NamedQueries(self._plans(directory, interface), self._one_shot_session, self._tables)
+
+    def check_queries(self, directory: str | Path, interface: Callable[..., Any] | None = None) -> QueriesReport:
+        """Have the database prepare each named query of a directory, up to the first that does not fit its schema.
+
+        Runs none of them. ``datalayer queries check`` is the same from a shell.
+        """
+        from .query.check import check_plans
+
+        return check_plans(self.engine, self._plans(directory, interface).values(), self._tables())
+
+    def _plans(self, directory: str | Path, interface: Callable[..., Any] | None) -> dict[str, QueryPlan]:
+        from .query.load import by_name, load_plans
+
+        registry = self._open().registry
+        sealed = {t.fullname: sealed_names(t) for t in sealed_tables(registry)}
+        return load_plans(directory, interface, models=by_name(registry.classes()), sealed=sealed)
 
     # -- schema ----------------------------------------------------------------------------------------------------
 

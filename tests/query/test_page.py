@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
-import decimal
 import os
 import random
-import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
 import sqlalchemy as sa
-from games import Base, Boat, Club, Gone, Player, Rank, Sample, Truck, Vehicle
+from games import Base, Boat, Club, Gone, Player, Sample, Truck, Vehicle, sample
 from hypothesis import strategies as st
 from sqlalchemy.orm import aliased, joinedload, selectinload
 
@@ -22,30 +19,10 @@ from datalayer import DataLayer, Page, Q, QueryError, Repository
 from datalayer.testing.counting import Statements
 
 MANY = 400 if os.environ.get("DATALAYER_TEST_LONG") else 40
-START = dt.datetime(2024, 5, 17, 12, tzinfo=dt.UTC)
 
 COLUMNS = [
     "part", "number", "text", "whole", "ratio", "small", "price", "at", "day", "token", "flag", "rank", "raw",
 ]  # fmt: skip
-
-
-def sample(number: int, rng: random.Random) -> Sample:
-    """Few values of each column, so that there are ties; some of them differ in what their Python form can lose."""
-    return Sample(
-        part=rng.choice("ab"),
-        number=number,
-        text=rng.choice([None, "", "a", "A", "é", "ä", "z:'%"]),
-        whole=rng.choice([0, 1, 2**40]),
-        ratio=rng.choice([None, 0.1, 1 / 3, -0.0, 1e300]),
-        small=rng.choice([0.1, 0.3, 1 / 3, 2.5]),
-        price=rng.choice([None, decimal.Decimal("0.1"), decimal.Decimal("0.33333333333333"), decimal.Decimal(7)]),
-        at=rng.choice([None, START, START + dt.timedelta(microseconds=1), START + dt.timedelta(days=1)]),
-        day=rng.choice([START.date(), START.date() + dt.timedelta(days=1)]),
-        token=uuid.UUID(int=rng.choice([1, 2, 3])),
-        flag=rng.choice([True, False]),
-        rank=rng.choice(list(Rank)),
-        raw=rng.choice([b"", b"\0", b"\xff"]),
-    )
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import random
 import uuid
 
 import sqlalchemy as sa
@@ -73,6 +74,28 @@ class Sample(Base):
     flag: Mapped[bool]
     rank: Mapped[Rank] = mapped_column(sa.Enum(Rank, name="q_rank"))
     raw: Mapped[bytes]
+
+
+START = dt.datetime(2024, 5, 17, 12, tzinfo=dt.UTC)
+
+
+def sample(number: int, rng: random.Random) -> Sample:
+    """Few values of each column, so that there are ties; some of them differ in what their Python form can lose."""
+    return Sample(
+        part=rng.choice("ab"),
+        number=number,
+        text=rng.choice([None, "", "a", "A", "é", "ä", "z:'%"]),
+        whole=rng.choice([0, 1, 2**40]),
+        ratio=rng.choice([None, 0.1, 1 / 3, -0.0, 1e300]),
+        small=rng.choice([0.1, 0.3, 1 / 3, 2.5]),
+        price=rng.choice([None, decimal.Decimal("0.1"), decimal.Decimal("0.33333333333333"), decimal.Decimal(7)]),
+        at=rng.choice([None, START, START + dt.timedelta(microseconds=1), START + dt.timedelta(days=1)]),
+        day=rng.choice([START.date(), START.date() + dt.timedelta(days=1)]),
+        token=uuid.UUID(int=rng.choice([1, 2, 3])),
+        flag=rng.choice([True, False]),
+        rank=rng.choice(list(Rank)),
+        raw=rng.choice([b"", b"\0", b"\xff"]),
+    )
 
 
 class Gone(SoftDelete, Base):
