@@ -131,7 +131,7 @@ def _type_names(connection: sa.Connection, kinds: set[int]) -> dict[int, str]:
     rows = connection.exec_driver_sql(
         f"SELECT oid::bigint, format_type(oid, NULL) FROM pg_type WHERE oid IN ({listed})"
     )
-    return dict(rows.tuples().all())
+    return {int(row[0]): str(row[1]) for row in rows}
 
 
 # -- SQLite ----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ _CHANGES: dict[str, tuple[Change, ...]] = {
     "TRUNCATE": ("delete",),
     "INTO": ("insert",),
 }
+_ONE = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+_NAME = re.compile(_ONE)
+_QUALIFIED = re.compile(rf"{_ONE}(?:\.{_ONE})?")
+_NAMES = re.compile(rf"{_QUALIFIED.pattern}(?:\s*,\s*{_QUALIFIED.pattern})*")
 _ALL: tuple[Change, ...] = ("insert", "update", "delete")
 
 
@@ -80,13 +84,15 @@ def same_table(one: str, other: str) -> bool:
 
 
 def _said(declared: str, what: str) -> list[str]:
-    names = [name.strip().replace('"', "") for name in declared.split(",")]
-    if names == ["none"]:
-        return []
-    for name in names:
-        if name != "*" and not re.fullmatch(r"[^\W\d][\w$]*(\.[^\W\d][\w$]*)?", name):
-            raise QueryError(f"{what}: '-- writes: {declared}' is no list of tables; expected names, 'none' or '*'")
-    return names
+    if declared in ("none", "*"):
+        return [] if declared == "none" else ["*"]
+    if not _NAMES.fullmatch(declared):
+        raise QueryError(f"{what}: '-- writes: {declared}' is no list of tables; expected names, 'none' or '*'")
+    return [".".join(map(_unquoted, _NAME.findall(name))) for name in _QUALIFIED.findall(declared)]
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _shown(tokens: Sequence[Token]) -> Iterator[Written]:

@@ -81,7 +81,7 @@ def read_file(path: Path) -> list[Definition]:
     for number, line in enumerate(before, 1):
         if line.strip() and not line.strip().startswith("--"):
             raise QueryError(f"{path.name}:{number}: SQL before the first '-- name: ... :many' header")
-    ends = [*starts[1:], len(lines)]
+    ends = [*starts[1:], len(lines)] if starts else []
     return [_definition(path, start + 1, lines[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
