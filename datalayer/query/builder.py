@@ -205,16 +205,24 @@ class Q(Generic[T]):
 
     def to_select(self, *, default_limit: bool = True) -> sa.Select[Any]:
         """The SQLAlchemy statement; ``default_limit=False`` leaves the limit of 100 out, not one that was asked for."""
+        return self._limited if default_limit and self.maximum is UNSET else self._asked
+
+    # Each is made once: SQLAlchemy remembers what it works out about a statement object. Threads that race make equals.
+
+    @cached_property
+    def _limited(self) -> sa.Select[Any]:
+        return self._asked.limit(DEFAULT_LIMIT)
+
+    @cached_property
+    def _asked(self) -> sa.Select[Any]:
         statement = self._bare
         if isinstance(self.maximum, int):
             statement = statement.limit(self.maximum)
-        elif self.maximum is UNSET and default_limit:
-            statement = statement.limit(DEFAULT_LIMIT)
         return statement.offset(self.skipped) if self.skipped else statement
 
     @cached_property
     def _bare(self) -> sa.Select[Any]:
-        """Without limit and offset. Threads that race make equal ones."""
+        """Without limit and offset."""
         chosen = [attribute(self.model, name) for name in self.columns] or [self.model]
         statement = sa.select(*chosen)
         if self.criteria:

@@ -10,7 +10,7 @@ import base64
 import enum
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,9 +66,28 @@ def _text(sealed: bytes) -> str:
 
 def digest_of(statement: sa.Select[Any], secret: bytes) -> bytes:
     """What tells queries apart, in every process: SQL and values, under a key, for a value may be a secret."""
-    compiled = statement.compile()
-    values = [(name, _stable(value)) for name, value in sorted(compiled.params.items())]
-    return hashlib.blake2b(f"{compiled}|{values}".encode(), digest_size=_DIGEST, key=_key(secret)).digest()
+    key = statement._generate_cache_key()
+    if key is None:
+        compiled = statement.compile()
+        text, found = str(compiled), list(compiled.params.values())
+    else:
+        text, found = _text_of(statement, key.key), [parameter.effective_value for parameter in key.bindparams]
+    values = [_stable(value) for value in found]
+    return hashlib.blake2b(f"{text}|{values}".encode(), digest_size=_DIGEST, key=_key(secret)).digest()
+
+
+def _text_of(statement: sa.Select[Any], key: Hashable) -> str:
+    """The SQL of a shape of statements, once: compiling takes longer than all the rest of a page."""
+    text = _texts.get(key)
+    if text is None:
+        if len(_texts) >= _MOST_TEXTS:
+            _texts.clear()
+        text = _texts[key] = str(statement.compile())
+    return text
+
+
+_MOST_TEXTS = 500
+_texts: dict[Hashable, str] = {}
 
 
 def _stable(value: Any) -> Any:
@@ -87,5 +106,6 @@ def _box(secret: bytes) -> Box:
     return Box({"c": _key(secret)})
 
 
+@functools.lru_cache(maxsize=16)
 def _key(secret: bytes) -> bytes:
     return hashlib.blake2b(secret, digest_size=32, person=b"dl-cursor").digest()

@@ -11,6 +11,13 @@ from datalayer import DataLayer
 from datalayer.testing.counting import Statements
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def any_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of each kind; an SQLite in memory would be a file here, too."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url")
+    return url
+
+
 @pytest.fixture
 def layer(any_url: str) -> Iterator[DataLayer]:
     with DataLayer(any_url, models=Base) as layer:
