@@ -221,7 +221,10 @@ class Repository(Generic[T]):
 
     def _page_secret(self) -> bytes:
         caches = self.session._caches
-        return caches.page_secret() if caches is not None else b""
+        if caches is not None:
+            return caches.page_secret()
+        url = self.session.get_bind(mapper=self._mapper).engine.url
+        return url.render_as_string(hide_password=False).encode()
 
     def _select(self, query: Any, *, default_limit: bool = True) -> sa.Select[Any]:
         statement = to_select(query, self.model, default_limit=default_limit)

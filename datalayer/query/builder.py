@@ -91,6 +91,7 @@ class Q(Generic[T]):
             )
         mapper = cast(Any, inspect(self.model))
         own = {mapper.persist_selectable, mapper.selectable, *mapper.tables}
+        own.update(*(other.tables for other in mapper.with_polymorphic_mappers))
         for source in clause._from_objects:
             if not isinstance(source, sa.sql.expression.Join) and source not in own:
                 raise QueryError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -55,7 +56,7 @@ class Parameter(NamedTuple):
     many: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SqlText:
     """One condition or one statement. ``pieces``: SQL and parameters in turn. ``tokens``: without comments."""
 
@@ -63,7 +64,7 @@ class SqlText:
     pieces: tuple[str | Parameter, ...]
     tokens: tuple[Token, ...]
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """The parameters by name, in the order in which they occur first."""
         found: dict[str, Parameter] = {}
@@ -76,6 +77,7 @@ class SqlText:
         """The SQL with ``place(parameter)`` where a value goes."""
         return "".join(p if isinstance(p, str) else place(p) for p in self.pieces)
 
+    @cached_property
     def clause(self) -> sa.TextClause:
         """SQLAlchemy's form of it. Every colon that is not a parameter's is quoted, so it cannot become one."""
         parts = [p.replace(":", "\\:") if isinstance(p, str) else f":{p.name}" for p in self.pieces]
@@ -92,7 +94,7 @@ class SqlText:
         wanted = self.parameters
         check_names(wanted, values, what)
         made = [_bind(parameter, values[name], what, unique) for name, parameter in wanted.items()]
-        return self.clause().bindparams(*made)
+        return self.clause.bindparams(*made)
 
 
 def check_names(wanted: Collection[str], given: Collection[str], what: str) -> None:

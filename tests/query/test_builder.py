@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
-from games import Club, Player, Sample, Truck, Vehicle
+from games import Boat, Club, Player, Sample, Truck, Vehicle
 from sqlalchemy import inspect
 from sqlalchemy.orm import joinedload, raiseload, selectinload
 
@@ -235,8 +235,6 @@ def test_a_join_counts_an_instance_once(filled: DataLayer) -> None:
 
 
 def test_subclasses_are_counted_by_themselves(layer: DataLayer) -> None:
-    from games import Boat
-
     with layer.session() as session:
         session.add_all([Vehicle(id=1), Truck(id=2, load=3), Truck(id=3, load=4), Boat(id=4, sails=2, wheels=0)])
         session.commit()
@@ -270,6 +268,12 @@ def test_results_belong_to_their_caller(filled: DataLayer) -> None:
     player.name = "changed"
     assert inspect(player).detached
     assert filled.repository(Player).get(1).name == "p001"  # type: ignore[union-attr]
+
+
+def test_columns_of_subclasses_that_are_read_anyway_may_be_asked_for() -> None:
+    with pytest.raises(QueryError, match="q_boats"):
+        Q(Vehicle).where(Boat.sails > 1)
+    assert Q(Boat).where(Boat.sails > 1, Vehicle.wheels == 0, Boat.wheels == 0)
 
 
 def test_composite_keys_are_counted(layer: DataLayer) -> None:

@@ -300,6 +300,26 @@ def test_a_closed_layer_runs_no_query(sqlite_url: str, directory: Path) -> None:
 
 
 @pytest.mark.postgres
+def test_a_declared_write_reaches_the_caches_of_other_processes(
+    pg_url: str, redis_url: str, key_prefix: str, directory: Path
+) -> None:
+    with (
+        DataLayer(pg_url, redis=redis_url, key_prefix=key_prefix, models=Base) as reader,
+        DataLayer(pg_url, redis=redis_url, key_prefix=key_prefix, models=Base) as writer,
+    ):
+        writer.migrate()
+        players = reader.repository(Player, consistency="shared")
+        players.create(Player(id=3, name="ann"))
+        named_ann = Q(Player).where(name="ann")
+        for _ in range(2):
+            assert players.get(3).name == "ann"  # type: ignore[union-attr]
+            assert len(players.search_cached(named_ann)) == 1
+        assert writer.queries(directory).rename(id=3, name="anna") == 1
+        assert players.get(3).name == "anna"  # type: ignore[union-attr]
+        assert players.search_cached(named_ann) == []
+
+
+@pytest.mark.postgres
 def test_functions_that_write_are_declared_and_casts_and_nulls_work(pg_url: str, tmp_path: Path) -> None:
     (tmp_path / "a.sql").write_text(
         """

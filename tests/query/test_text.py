@@ -180,7 +180,7 @@ def test_pieces_join_to_the_text() -> None:
     found = parse(source, "it")
     assert found.parameters == {"a": Parameter("a", False), "b": Parameter("b", True), "c": Parameter("c", False)}
     assert found.render(lambda p: f"(:{p.name})" if p.many else f":{p.name}") == source
-    assert str(found.clause().compile()) == source.replace("(:b)", ":b").replace(":c::", ":c ::")
+    assert str(found.clause.compile()) == source.replace("(:b)", ":b").replace(":c::", ":c ::")
 
 
 PLAIN = st.text(st.sampled_from("ab:' \"\\%$1)"), max_size=12)
