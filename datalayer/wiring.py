@@ -31,16 +31,18 @@ from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
 from .crypto.statements import StatementRules
 from .crypto.vault import Vault, attach, detach
-from .models.policy import CachePolicy
+from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
 from .session.caches import Caches
 from .session.catalog import Catalog
+from .session.images import Imager
 from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
@@ -90,7 +92,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
-    catalog = Catalog(lambda: registry.metadata)
+    catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
     caches = Caches(
         engine,
@@ -104,7 +106,10 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
-    catalog.listeners.append(caches.forget_catalog)
+    tracker.imager = imager = Imager(
+        caches, partial(images_of, engine=engine, reading=reading), WriteMode(settings.write_mode)
+    )
+    catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
@@ -235,7 +240,7 @@ def _results(
     hides_rows: Callable[[sa.Table], bool],
 ) -> Results:
     def secured(name: str) -> bool:
-        return any(hides_rows(m.tables[name]) for m in registry.metadata if name in m.tables)
+        return any(hides_rows(m.tables[name]) for m in registry.watched if name in m.tables)
 
     return Results(
         l1=_l1(settings, engine, CachePolicy(), clock),
@@ -247,7 +252,7 @@ def _results(
         codec=codec_named(settings.codec),
         secret=partial(_page_secret, settings, engine),
         dialect=engine.dialect,
-        known=lambda: registry.metadata,
+        known=lambda: registry.watched,
         secured=secured,
         flights=Flights(),
     )
@@ -277,13 +282,13 @@ class _Discovery:
     def __call__(self) -> None:
         size = self._registry.size()
         if size != self._seen:
-            for cls in self._registry.classes():
-                self._caches.prospect(schema_of(self._registry.resolve(cls)))
+            for mapper in self._registry.usable():
+                self._caches.prospect(schema_of(mapper))
             self._seen = size
 
 
 def _table_names(registry: Registry) -> set[str]:
-    return {table.fullname for metadata in registry.metadata for table in metadata.tables.values()}
+    return {table.fullname for metadata in registry.watched for table in metadata.tables.values()}
 
 
 def _key_types(registry: Registry) -> Any:
@@ -299,7 +304,7 @@ def _key_types(registry: Registry) -> Any:
 
 
 def _find_key_type(registry: Registry, name: str) -> type | None:
-    for metadata in registry.metadata:
+    for metadata in registry.watched:
         table = metadata.tables.get(name)
         if table is not None and len(table.primary_key.columns) == 1:
             try:
@@ -354,6 +359,7 @@ class _LadderMaker:
             horizon=self._horizon,
             flights=Flights(),
             sealing=self._sealing,
+            eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         self._coherence.register(ladder)
         return ladder

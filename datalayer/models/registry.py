@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Column, Index, MetaData, Table
@@ -92,12 +93,24 @@ class Registry:
     @property
     def metadata(self) -> tuple[MetaData, ...]:
         """The MetaData of the known models' tables, each once: what migrations compare with the database."""
-        found: dict[int, MetaData] = {}
-        for cls in self.classes():
-            for table in self._accepted[cls].tables:
-                if isinstance(table, Table):
-                    found.setdefault(id(table.metadata), table.metadata)
-        return tuple(found.values())
+        return _metadata(self._accepted[cls] for cls in self.classes())
+
+    @property
+    def watched(self) -> tuple[MetaData, ...]:
+        """As :attr:`metadata`, with models that were not checked yet: a commit must not fail for one that is wrong."""
+        with self._lock:
+            return _metadata([*self._accepted.values(), *map(_require_mapped, self._waiting())])
+
+    def usable(self) -> tuple[Mapper[Any], ...]:
+        """The mapper of every model known now that is not wrong."""
+        with self._lock:
+            for cls in self._waiting():
+                with suppress(ConfigError, InvalidModelError):
+                    self._accept(cls)
+            return tuple(self._accepted.values())
+
+    def _waiting(self) -> list[type[Any]]:
+        return [cls for source in self._sources for cls in _family(source) if cls not in self._accepted]
 
     def __contains__(self, cls: object) -> bool:
         return isinstance(cls, type) and (cls in self._accepted or (_is_mapped(cls) and self._belongs(cls)))
@@ -245,6 +258,11 @@ def _column(mapper: Mapper[Any], name: str, option: str) -> Column[Any]:
         known = hint(name, mapper.columns.keys())
         raise ConfigError(f"{mapper.class_.__name__}: {option} names {name!r}, which is no column of it; {known}")
     return found
+
+
+def _metadata(mappers: Iterable[Mapper[Any]]) -> tuple[MetaData, ...]:
+    tables = (table for mapper in mappers for table in mapper.tables if isinstance(table, Table))
+    return tuple({id(table.metadata): table.metadata for table in tables}.values())
 
 
 def _name(source: Any) -> str:

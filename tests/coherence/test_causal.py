@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -38,15 +39,18 @@ def write(layer: DataLayer, text: str) -> str:
 
 
 def deafen(layer: DataLayer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that others announce reaches this layer any more, but its own heartbeats do."""
+    """Nothing that others announce reaches this layer any more, and it does not notice."""
     bus = layer._parts.authority.bus  # type: ignore[union-attr]
     monkeypatch.setattr(bus, "_invalidated", lambda message: None)
+    monkeypatch.setattr(bus, "_own_beat", lambda message, nonce: None)
+    monkeypatch.setattr(bus, "reckon", lambda: None)
+    bus.horizon[0] = math.inf
 
 
 def test_a_token_makes_another_process_read_what_it_has_not_heard_of(
     twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = twins(Note, l1_lease=20.0)
+    one, other = twins(Note)
     write(one, "old")
     notes = other.repository(Note)
     while notes.get(1) is None or other.stats().l1_entries == 0:
