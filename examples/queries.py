@@ -1,6 +1,6 @@
 """Queries: values that are built call by call, pages, and SQL of your own with names and types.
 
-Runs without any server: ``python examples/queries.py``. With ``DATALAYER_URL`` it works on an empty PostgreSQL database.
+Runs without any server: ``python examples/queries.py``. With ``DATALAYER_URL`` on an empty PostgreSQL database.
 """
 
 from __future__ import annotations

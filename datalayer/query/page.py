@@ -3,8 +3,9 @@
 The order is made total by the primary key, in the direction of the last column, so that one index can serve both. NULLs
 have a place of their own in the order: the database's default (last ascending, first descending in PostgreSQL; the
 other way round in SQLite) unless the query says NULLS FIRST or LAST. "After a row" is a comparison of rows,
-``(score, id) < (?, ?)``, where the directions agree, which an index answers from where the row lies. Where NULLs come
-after the values of the first column there is a second statement for them, asked once the values are used up.
+``(score, id) < (?, ?)``, where the directions agree, which an index answers from where the row lies. Where they do not,
+one statement asks for what is equal in the columns before the turn and another one for what comes after, if the page is
+not full yet; and where NULLs come after the values of the first column, one more for them.
 """
 
 from __future__ import annotations
@@ -178,16 +179,19 @@ def _cast(expression: Any, dialect: str) -> Any:
 def _segments(keys: Sequence[Key], values: Sequence[Any]) -> Iterator[Any]:
     """Criteria for the rows after ``values``, in the order of the rows; an index can answer each from its start."""
     first, value = keys[0], values[0]
-    if first.nulls_first is None:
-        yield _beyond(keys, values)
-    elif value is None:
+    if value is None:
         yield sa.and_(first.expression.is_(None), _beyond(keys[1:], values[1:]))
         if first.nulls_first:
             yield first.expression.is_not(None)
-    else:
-        yield _beyond((first._replace(nulls_first=True), *keys[1:]), values)
-        if not first.nulls_first:
-            yield first.expression.is_(None)
+        return
+    keys = (first._replace(nulls_first=True), *keys[1:])
+    count = _together(keys, values)
+    if count < len(keys):
+        equal = (_equal(key, value) for key, value in zip(keys[:count], values[:count], strict=True))
+        yield sa.and_(*equal, _beyond(keys[count:], values[count:]))
+    yield _compared(keys[:count], values[:count])
+    if first.nulls_first is False:
+        yield first.expression.is_(None)
 
 
 def _beyond(keys: Sequence[Key], values: Sequence[Any]) -> Any:
@@ -196,16 +200,11 @@ def _beyond(keys: Sequence[Key], values: Sequence[Any]) -> Any:
         return sa.false()
     together = _together(keys, values)
     if together == len(keys):
-        return _compared(keys, values, strict=True)
+        return _compared(keys, values)
     count = together or 1
-    rest = _beyond(keys[count:], values[count:])
     equal = [_equal(key, value) for key, value in zip(keys[:count], values[:count], strict=True)]
-    later = _compared(keys[:count], values[:count], strict=True) if together else _later(keys[0], values[0])
-    both = sa.or_(later, sa.and_(*equal, rest))
-    if not together:
-        return both
-    # Says no more than what follows, but in a way that an index can use.
-    return sa.and_(_compared(keys[:count], values[:count], strict=False), both)
+    later = _compared(keys[:count], values[:count]) if together else _later(keys[0], values[0])
+    return sa.or_(later, sa.and_(*equal, _beyond(keys[count:], values[count:])))
 
 
 def _together(keys: Sequence[Key], values: Sequence[Any]) -> int:
@@ -218,13 +217,11 @@ def _together(keys: Sequence[Key], values: Sequence[Any]) -> int:
     return count
 
 
-def _compared(keys: Sequence[Key], values: Sequence[Any], *, strict: bool) -> Any:
+def _compared(keys: Sequence[Key], values: Sequence[Any]) -> Any:
     bound = [key.value(value) for key, value in zip(keys, values, strict=True)]
     left = keys[0].expression if len(keys) == 1 else sa.tuple_(*(key.expression for key in keys))
     right = bound[0] if len(keys) == 1 else sa.tuple_(*bound)
-    if keys[0].descending:
-        return left < right if strict else left <= right
-    return left > right if strict else left >= right
+    return left < right if keys[0].descending else left > right
 
 
 def _equal(key: Key, value: Any) -> Any:
@@ -235,5 +232,5 @@ def _later(key: Key, value: Any) -> Any:
     """For a column that cannot be part of a row: NULL in either place."""
     if value is None:
         return key.expression.is_not(None) if key.nulls_first else sa.false()
-    later = _compared((key,), (value,), strict=True)
+    later = _compared((key,), (value,))
     return sa.or_(later, key.expression.is_(None)) if key.nulls_first is False else later

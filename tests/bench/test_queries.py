@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,28 @@ def test_a_page_deep_in_the_table_costs_what_the_first_one_does(
     )
     report("P12", f"OFFSET {DEEP:,} / page() there, by {order}", times.ratio("offset", "deep"))
     report("P12", f"page() there / first page, by {order}", times.ratio("deep", "first"))
+
+
+def test_a_named_query_costs_little_more_than_its_text(
+    layer: DataLayer, times: Any, report: Callable[[str, str, str], None], tmp_path: Path
+) -> None:
+    sql = "SELECT id, points FROM bench_scores WHERE points > :n AND rank = :rank ORDER BY id LIMIT 20"
+    (tmp_path / "a.sql").write_text(f"-- name: strong :many\n{sql}")
+    queries = layer.queries(tmp_path)
+    clause = sa.text(sql)
+
+    def by_hand() -> Any:
+        with Session(layer.engine) as session, session.begin():
+            return list(session.execute(clause, {"n": 10, "rank": 7}).all())
+
+    assert queries.strong(n=10, rank=7) == by_hand()
+    times.run(
+        {
+            "text": (lambda: [by_hand() for _ in range(20)], 20),
+            "named": (lambda: [queries.strong(n=10, rank=7) for _ in range(20)], 20),
+        }
+    )
+    report("P13", "named query of two columns / Session.execute(text)", times.ratio("named", "text"))
 
 
 def test_a_query_costs_little_more_than_a_plain_select(

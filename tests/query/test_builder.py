@@ -12,7 +12,7 @@ from games import Boat, Club, Player, Sample, Truck, Vehicle
 from sqlalchemy import inspect
 from sqlalchemy.orm import joinedload, raiseload, selectinload
 
-from datalayer import DataLayer, Q, QueryError
+from datalayer import DataLayer, Q, QueryError, Repository
 from datalayer.testing.counting import Statements
 
 
@@ -189,6 +189,21 @@ def test_from_database_passes_a_cached_lookup_by(filled: DataLayer, statements: 
     assert statements.taken() == 0
     assert players.search(query.from_database())[0].id == 7
     assert statements.taken() == 1
+
+
+def test_a_cached_search_asks_the_database_for_rows_of_fields_and_when_it_is_told_to(
+    filled: DataLayer, statements: Statements
+) -> None:
+    players, query = filled.repository(Player), Q(Player).where(id=7)
+    players.search_cached(query)
+    statements.taken()
+    assert players.search_cached(query)[0].id == 7
+    assert statements.taken() == 0
+    assert players.search_cached(query.from_database())[0].id == 7
+    assert players.search_cached(query.fields("id")) == [(7,)]
+    assert statements.taken() == 2
+    with filled.session() as session:
+        assert Repository[Player](session).search_cached(query.fields("id").from_database()) == [(7,)]
 
 
 # -- aggregates ------------------------------------------------------------------------------------------------------
