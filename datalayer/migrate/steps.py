@@ -48,6 +48,7 @@ class Step:
     earlier run that has this step's name. ``scans``: reads the whole table under a lock that lets writers go on, so it
     may take long. ``batches``: repeated until no row is left; the operation is what offline SQL shows.
     ``undo``: what a downgrade of Alembic does; it takes back the whole group of steps that this one begins.
+    ``follows``: it is about the new table of the step before, so that SQL text has both in one transaction.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Step:
     scans: bool = False
     batches: Batches | None = None
     undo: ops.MigrateOperation | None = None
+    follows: bool = False
 
 
 class Refusal(str):
