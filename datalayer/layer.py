@@ -310,7 +310,13 @@ class DataLayer:
         from .migrate.options import MigrateOptions
 
         settings = self.settings
-        own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
+        authority = self._open().authority
+        own = {
+            "lock_timeout": settings.migrations_lock_timeout,
+            "table": settings.migrations_table,
+            # Also without Redis: the processes that have it may not be the ones that migrate.
+            "fence_shards": len(authority.stands) if authority is not None else 1,
+        }
         return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
 
     def _migrate_at_start(self) -> None:

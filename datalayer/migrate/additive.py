@@ -22,6 +22,7 @@ from .facts import read_facts
 from .names import column_names, for_text, full
 from .operations import execute
 from .options import MigrateOptions
+from .own import fence_tables
 from .partitions import create_partitions
 from .replaced import Replaced
 from .scope import Judged, Scope, in_order
@@ -40,7 +41,8 @@ def make_plan(
     facts = read_facts(connection, {table.schema for table in found.values()} or {None})
     tables = managed_tables(found, facts)
     scope = Scope(for_text(connection.dialect), facts, tables, options or MigrateOptions())
-    return plan_of(scope, compare(connection, metadatas, facts, tables))
+    found_plan = plan_of(scope, compare(connection, metadatas, facts, tables))
+    return Plan((*fence_tables(connection, scope.options.fence_shards), *found_plan.steps), found_plan.refused)
 
 
 def plan_of(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Plan:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
+from .compare import flat
 from .steps import Step
 
 _PATIENCE = "SET lock_timeout = '{0:g}s';\nSET statement_timeout = 0;\n"
@@ -39,7 +40,8 @@ def render(dialect: sa.Dialect, steps: Iterable[Step], *, lock_timeout: float = 
 
 def _write(buffer: io.StringIO, operations: Operations, step: Step) -> None:
     at = buffer.tell()
-    operations.invoke(step.operation)
+    for operation in flat([step.operation]):
+        operations.invoke(operation)
     written = buffer.getvalue()[at:]
     buffer.seek(at)
     buffer.truncate()

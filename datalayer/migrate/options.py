@@ -25,6 +25,7 @@ class MigrateOptions:
     current one are kept ready. ``alongside_alembic``: add to a schema although Alembic has versioned it.
     ``progress``: called with a text, the rows done and an estimate of all rows after each batch. ``table``: where
     migrations are recorded. ``written``: called with a table's name whenever rows of it were filled.
+    ``fence_shards``: for how many shards of the shared cache the coherence protocol's tables are made (PostgreSQL).
     """
 
     lock_timeout: float = 3.0
@@ -38,6 +39,7 @@ class MigrateOptions:
     progress: Progress | None = None
     table: str = DEFAULT_TABLE
     written: Callable[[str], None] | None = None
+    fence_shards: int = 0
 
     def __post_init__(self) -> None:
         if self.not_null not in ("refuse", "multistep"):
@@ -45,7 +47,7 @@ class MigrateOptions:
         for name in ("lock_timeout", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected more than 0")
-        for name in ("retries", "wait", "partitions_ahead"):
+        for name in ("retries", "wait", "partitions_ahead", "fence_shards"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
 

@@ -13,6 +13,7 @@ from alembic.operations import Operations, ops
 
 from .additive import make_plan
 from .backfill import fill
+from .compare import flat
 from .history import History
 from .lock import only_migrator
 from .names import Names
@@ -124,4 +125,6 @@ def _drop_half_made(connection: sa.Connection, step: Step) -> None:
 
 
 def _invoke(connection: sa.Connection, step: Step) -> None:
-    Operations(MigrationContext.configure(connection)).invoke(step.operation)
+    operations = Operations(MigrationContext.configure(connection))
+    for operation in flat([step.operation]):
+        operations.invoke(operation)
