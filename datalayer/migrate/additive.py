@@ -57,14 +57,14 @@ def plan_of(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Plan:
 def _with_half_made(scope: Scope, found: Sequence[ops.MigrateOperation]) -> list[ops.MigrateOperation]:
     """An invalid index is as good as missing, but to Alembic it is there, sometimes even as it should be."""
     invalid = scope.facts.invalid_indexes
-    kept = [op for op in found if not (isinstance(op, ops.DropIndexOp) and _place(op) in invalid)]
-    known = {_place(op) for op in kept if isinstance(op, ops.CreateIndexOp)}
     indexes = (index for table in scope.tables.values() for index in table.indexes)
     places = {
         (index.table.fullname, str(scope.names.constraint(index))): index
         for index in indexes
         if index.table is not None
     }
+    kept = [op for op in found if not (isinstance(op, ops.DropIndexOp) and _place(op) in invalid & set(places))]
+    known = {_place(op) for op in kept if isinstance(op, ops.CreateIndexOp)}
     return kept + [ops.CreateIndexOp.from_index(places[place]) for place in sorted((invalid & set(places)) - known)]
 
 
@@ -163,6 +163,8 @@ class _Planner:
     def _drop_index(self, operation: ops.DropIndexOp) -> Judged:
         table = full(operation.table_name or "?", operation.schema)
         name = str(operation.index_name)
+        if (table, name) in self._scope.facts.invalid_indexes:
+            return [rules.half_made_index(table, name, self._scope.quoted(operation.schema, name))]
         return [rules.drop_index(table, name, self._scope.quoted(operation.schema, name))]
 
     def _drop_constraint(self, operation: ops.DropConstraintOp) -> Judged:

@@ -35,6 +35,15 @@ def drop_index(table: str, index: str, quoted_index: str) -> Refusal:
     )  # fmt: skip
 
 
+def half_made_index(table: str, index: str, quoted_index: str) -> Refusal:
+    return Refusal.of(
+        "half-made-index", table, index,
+        "its build was stopped and no model has it: writes pay for it and no query uses it",
+        ("see in pg_stat_activity that nobody is building it", f"DROP INDEX CONCURRENTLY {quoted_index}"),
+        blocking=False,
+    )  # fmt: skip
+
+
 def drop_constraint(table: str, name: str, quoted: str, quoted_name: str) -> Refusal:
     return Refusal.of(
         "drop-constraint", table, name, "rows that break it could appear",

@@ -66,12 +66,11 @@ def create_missing(
     history = History(options.table)
     with only_migrator(engine, wait=options.wait, lock_timeout=options.lock_timeout) as connection:
         found = make_plan(connection, metadatas, options)
+        history.forget_interrupted(connection)
         if found.steps:
             history.prepare(connection)
         for step in found.steps:
-            took = timed(lambda step=step: apply(connection, step, options))  # type: ignore[misc]
-            history.record_step(connection, step.text, took)
-            log.info("migrated: %s (%.0f ms)", step.text, took * 1000)
+            _recorded(connection, step, options, history)
     for refusal in found.refused:
         log.warning("not migrated: %s", refusal)
     return _report(found)
@@ -80,6 +79,17 @@ def create_missing(
 def _report(found: Plan) -> MigrationReport:
     rewritten = tuple(dict.fromkeys(step.batches.fullname for step in found.steps if step.batches))
     return MigrationReport(tuple(step.text for step in found.steps), found.refused, rewritten)
+
+
+def _recorded(connection: sa.Connection, step: Step, options: MigrateOptions, history: History) -> None:
+    """Take a step and note it; what is not atomic also before it is begun, so that a kill can be seen."""
+    begun = None if step.atomic else history.record_step(connection, step.text, dirty=True)
+    took = timed(lambda: apply(connection, step, options))
+    if begun is None:
+        history.record_step(connection, step.text, took)
+    else:
+        history.end_step(connection, begun, took)
+    log.info("migrated: %s (%.0f ms)", step.text, took * 1000)
 
 
 def timed(work: Callable[[], None]) -> float:

@@ -61,6 +61,11 @@ class Step:
     undo: ops.MigrateOperation | None = None
     follows: bool = False
 
+    @property
+    def atomic(self) -> bool:
+        """Whether it is done as a whole or not at all."""
+        return not self.concurrently and self.batches is None
+
 
 class Refusal(str):
     """A difference that is not acted upon. It is its own text: rule, table and column, reason, and the safe steps.
