@@ -27,6 +27,7 @@ from .partitions import create_partitions
 from .replaced import Replaced
 from .scope import Judged, Scope, in_order
 from .steps import Plan, Refusal, Step
+from .triggers import notifier, triggers
 from .types import plain
 
 _COMMENTS = (ops.CreateTableCommentOp, ops.DropTableCommentOp)
@@ -82,7 +83,7 @@ def _first(scope: Scope) -> Judged:
         Step(f"create schema {name}", execute(f"CREATE SCHEMA {scope.quoted(name)}"))
         for name in sorted(schemas - scope.facts.schemas)
     ]
-    return [*steps, *made, *enum_types(scope), *enum_labels(scope)]
+    return [*steps, *made, *enum_types(scope), *enum_labels(scope), *notifier(scope)]
 
 
 def _last(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Judged:
@@ -92,6 +93,7 @@ def _last(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Judged:
         judged += create_partitions(scope, table)
         if scope.exists(name):
             judged += missing_checks(scope, table, inlined)
+        judged += triggers(scope, table)
     altered = {
         (full(op.table_name, op.schema), op.column_name) for op in operations if isinstance(op, ops.AlterColumnOp)
     }

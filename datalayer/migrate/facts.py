@@ -30,6 +30,8 @@ class Facts:
     enums: dict[str, list[str]] = field(default_factory=dict)
     extensions: frozenset[str] = frozenset()
     schemas: frozenset[str] = frozenset()
+    triggers: Mapping[str, frozenset[str]] = field(default_factory=dict)  # ours, by table
+    notifier: str | None = None  # the body of the function that they call
     alembic_version: str | None = None
     today: date | None = None
 
@@ -92,6 +94,12 @@ _ENUMS = """
 SELECT n.nspname, t.typname, array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_type t
 JOIN pg_enum e ON e.enumtypid = t.oid JOIN pg_namespace n ON n.oid = t.typnamespace GROUP BY 1, 2"""
 
+_TRIGGERS = r"""
+SELECT n.nspname, c.relname, array_agg(t.tgname::text) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.tgname LIKE 'datalayer\_%' AND NOT t.tgisinternal AND n.nspname = ANY(:schemas) GROUP BY 1, 2"""
+_NOTIFIER = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc('datalayer_notify')"
+
 
 def _postgres(connection: sa.Connection, schemas: set[str | None]) -> Facts:
     default = connection.scalar(sa.text("SELECT current_schema()"))
@@ -125,6 +133,8 @@ def _postgres(connection: sa.Connection, schemas: set[str | None]) -> Facts:
         enums={full(n, None if s == default else s): labels for s, n, labels in connection.execute(sa.text(_ENUMS))},
         schemas=frozenset(connection.scalars(sa.text("SELECT nspname FROM pg_namespace"))),
         extensions=frozenset(connection.scalars(sa.text("SELECT extname FROM pg_extension"))),
+        triggers={named(s, t): frozenset(f) for s, t, f in connection.execute(sa.text(_TRIGGERS), wanted)},
+        notifier=connection.scalar(sa.text(_NOTIFIER)),
         alembic_version=_alembic_version(connection, "alembic_version" in tables),
         today=connection.scalar(sa.text("SELECT (now() AT TIME ZONE 'UTC')::date")),
     )

@@ -29,9 +29,10 @@ class MigrationRecord:
 
     ``state``: ``applied``; ``pending``; ``dirty`` (begun outside of a transaction and not ended); ``edited`` (the file
     is not what was run); ``missing`` (run, and there is no such file); ``out-of-order`` (pending, and a later one has
-    been applied); of steps for the models ``running`` and ``interrupted`` (begun outside of a transaction, and a process
-    is at it, or none is any more: the next run does it again). ``version`` has the digits of the file name or the
-    revision. ``duration_ms`` is None if unknown.
+    been applied); of steps for the models ``running`` and ``interrupted`` (begun outside of a transaction, and a
+    process is at it, or none is any more: the next run does it again).
+
+    ``version`` has the digits of the file name or the revision. ``duration_ms`` is None if unknown.
     """
 
     kind: Kind

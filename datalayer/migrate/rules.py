@@ -105,6 +105,13 @@ def change_type(table: str, column: str, quoted: str, name: str, found: str, wan
     )  # fmt: skip
 
 
+def drop_trigger(table: str, name: str, quoted: str) -> Refusal:
+    return Refusal.of(
+        "drop-trigger", table, name, "no policy asks for it, and processes of an older release may listen",
+        (f"{_IN_FILE}: DROP TRIGGER {name} ON {quoted}",), blocking=False,
+    )  # fmt: skip
+
+
 def rename(table: str, item: str | None) -> Refusal:
     return Refusal.of(
         "rename", table, item, "code that runs now uses the old name",
