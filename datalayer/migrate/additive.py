@@ -18,6 +18,7 @@ from .columns import add_column, alter_column, drop_column, leftover_helpers
 from .compare import compare, managed_tables, wanted
 from .constraints import checks_of, create_foreign_key, create_index, create_unique, fk_name, missing_checks, unproven
 from .enums import enum_labels, enum_types
+from .extensions import missing_extensions
 from .facts import read_facts
 from .names import column_names, for_text, full
 from .operations import execute
@@ -44,6 +45,18 @@ def make_plan(
     scope = Scope(for_text(connection.dialect), facts, tables, options or MigrateOptions())
     found_plan = plan_of(scope, compare(connection, metadatas, facts, tables))
     return Plan((*fence_tables(connection, scope.options.fence_shards), *found_plan.steps), found_plan.refused)
+
+
+def partition_plan(
+    connection: sa.Connection, metadatas: Iterable[sa.MetaData], options: MigrateOptions | None = None
+) -> Plan:
+    """The partitions that existing tables will need, whoever versions the schema. Reads only."""
+    found = wanted(metadatas)
+    facts = read_facts(connection, {table.schema for table in found.values()} or {None})
+    tables = managed_tables(found, facts)
+    scope = Scope(for_text(connection.dialect), facts, tables, options or MigrateOptions())
+    judged = (item for name, table in tables.items() if scope.exists(name) for item in create_partitions(scope, table))
+    return Plan(tuple(item for item in judged if isinstance(item, Step)))
 
 
 def plan_of(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Plan:
@@ -76,14 +89,12 @@ def _place(operation: Any) -> tuple[str, str]:
 def _first(scope: Scope) -> Judged:
     if not scope.postgres:
         return []
-    extensions = [name for name in scope.options.extensions if name not in scope.facts.extensions]
-    steps = [Step(f"create extension {n}", execute(f'CREATE EXTENSION IF NOT EXISTS "{n}"')) for n in extensions]
     schemas = {table.schema for table in scope.tables.values() if table.schema}
     made = [
         Step(f"create schema {name}", execute(f"CREATE SCHEMA {scope.quoted(name)}"))
         for name in sorted(schemas - scope.facts.schemas)
     ]
-    return [*steps, *made, *enum_types(scope), *enum_labels(scope), *notifier(scope)]
+    return [*missing_extensions(scope), *made, *enum_types(scope), *enum_labels(scope), *notifier(scope)]
 
 
 def _last(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Judged:

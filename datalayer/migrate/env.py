@@ -23,7 +23,7 @@ from ..crypto.column import BlindIndex, EncryptedText
 from ..models.base import UTCDateTime
 from ..models.registry import Registry
 from .additive import plan_of
-from .compare import flat, managed_tables, not_ours, wanted
+from .compare import flat, handled, managed_tables, not_ours, wanted
 from .facts import Facts, read_facts
 from .lock import only_migrator
 from .names import for_text
@@ -57,7 +57,7 @@ def run(context: Any, models: Any, *, additive: MigrateOptions | None = None) ->
         if context.get_x_argument(as_dictionary=True).get("additive") == "off":
             del keywords["process_revision_directives"]
         context.configure(connection=connection, **keywords)
-        with context.begin_transaction():
+        with handled(), context.begin_transaction():
             context.run_migrations()
 
 
@@ -145,7 +145,8 @@ class Rewriter:
         tables = wanted(self._metadatas)
         facts = read_facts(connection, {table.schema for table in tables.values()} | {None})
         tables = managed_tables(tables, facts)
-        scope = Scope(for_text(connection.dialect), _unversioned(facts), tables, self._options)
+        # That time goes by is no change of the models: a revision has the partitions of new tables only.
+        scope = Scope(for_text(connection.dialect), _unversioned(facts), tables, self._options, coming=False)
         return plan_of(scope, list(flat(found.ops)))
 
 

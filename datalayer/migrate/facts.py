@@ -4,13 +4,24 @@ CHECKs, enum labels, partitioned tables, views."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from .names import full
+
+
+class ForeignKey(NamedTuple):
+    """A foreign key as it acts, whatever its name is."""
+
+    table: str
+    columns: tuple[str, ...]
+    referred: str
+    ondelete: str
+    onupdate: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,7 @@ class Facts:
     indexes: frozenset[tuple[str, str]] = frozenset()
     attached: frozenset[tuple[str, str]] = frozenset()
     unproven: frozenset[tuple[str, str]] = frozenset()
+    foreign_keys: frozenset[ForeignKey] = frozenset()  # of SQLite, where reflection overlooks actions
     checks: dict[str, dict[str, str]] = field(default_factory=dict)
     enums: dict[str, list[str]] = field(default_factory=dict)
     extensions: frozenset[str] = frozenset()
@@ -46,7 +58,7 @@ def read_facts(connection: sa.Connection, schemas: set[str | None]) -> Facts:
 
 
 def _generic(connection: sa.Connection, schemas: set[str | None]) -> Facts:
-    inspector = sa.inspect(connection)
+    inspector, sqlite = sa.inspect(connection), connection.dialect.name == "sqlite"
     tables = {full(name, schema) for schema in schemas for name in inspector.get_table_names(schema)}
     views = {full(name, schema) for schema in schemas for name in inspector.get_view_names(schema)}
     checks: dict[str, dict[str, str]] = {}
@@ -55,7 +67,8 @@ def _generic(connection: sa.Connection, schemas: set[str | None]) -> Facts:
     return Facts(
         tables=frozenset(tables),
         views=frozenset(views),
-        indexes=frozenset(_sqlite_indexes(connection)) if connection.dialect.name == "sqlite" else frozenset(),
+        indexes=frozenset(_sqlite_indexes(connection)) if sqlite else frozenset(),
+        foreign_keys=frozenset(_sqlite_keys(connection)) if sqlite else frozenset(),
         checks=checks,
         alembic_version=_alembic_version(connection, "alembic_version" in tables),
     )
@@ -65,6 +78,21 @@ def _sqlite_indexes(connection: sa.Connection) -> list[tuple[str, str]]:
     # From the master table: reflection leaves out indexes on expressions.
     rows = connection.execute(sa.text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'"))
     return [(table, name) for table, name in rows]
+
+
+def _sqlite_keys(connection: sa.Connection) -> Iterator[ForeignKey]:
+    # Reflection finds no name and no action of a key that came with ALTER TABLE ADD COLUMN.
+    found: dict[tuple[str, int], list[sa.Row[Any]]] = defaultdict(list)
+    for row in connection.execute(sa.text(_SQLITE_KEYS)):
+        found[row.name, row.id].append(row)
+    for (table, _), parts in found.items():
+        first = parts[0]
+        yield ForeignKey(table, tuple(part.column for part in parts), first.referred, first.on_delete, first.on_update)
+
+
+_SQLITE_KEYS = """
+SELECT m.name, f.id, f."from" AS "column", f."table" AS referred, f.on_delete, f.on_update
+FROM sqlite_master m, pragma_foreign_key_list(m.name) f WHERE m.type = 'table' ORDER BY 1, 2, f.seq"""
 
 
 def _alembic_version(connection: sa.Connection, there: bool) -> str | None:

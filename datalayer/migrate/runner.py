@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 
-from .additive import make_plan
+from .additive import make_plan, partition_plan
 from .backfill import fill
 from .compare import flat
 from .history import History
@@ -62,10 +62,28 @@ def create_missing(
     the next run finishes. MigrationLockedError if another migrator does not end in ``options.wait`` seconds,
     MigrationError if a step fails; the steps before it stay.
     """
-    metadatas, options = list(metadatas), options or MigrateOptions()
+    return _run(engine, metadatas, options or MigrateOptions(), make_plan)
+
+
+def create_coming(
+    engine: sa.Engine, metadatas: Iterable[sa.MetaData], options: MigrateOptions | None = None
+) -> MigrationReport:
+    """Create only the partitions that existing tables will need, also where Alembic versions the schema. Idempotent.
+
+    For a daily job. Errors as for :func:`create_missing`.
+    """
+    return _run(engine, metadatas, options or MigrateOptions(), partition_plan)
+
+
+_Planner = Callable[[sa.Connection, Iterable[sa.MetaData], MigrateOptions], Plan]
+
+
+def _run(
+    engine: sa.Engine, metadatas: Iterable[sa.MetaData], options: MigrateOptions, planner: _Planner
+) -> MigrationReport:
     history = History(options.table)
     with only_migrator(engine, wait=options.wait, lock_timeout=options.lock_timeout) as connection:
-        found = make_plan(connection, metadatas, options)
+        found = planner(connection, list(metadatas), options)
         history.forget_interrupted(connection)
         if found.steps:
             history.prepare(connection)

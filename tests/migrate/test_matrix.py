@@ -1,0 +1,143 @@
+"""From every small schema to every other by random additive edits: rows are kept, old code goes on, nothing is left.
+
+DATALAYER_TEST_LONG=1 walks some hundred times, and adds every part to the smallest and to the largest schema.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from migrate_support import rows
+from schema_parts import PARTS, closed, row, schema
+
+from datalayer.migrate.drift import find_drift
+from datalayer.migrate.options import MigrateOptions
+from datalayer.migrate.runner import create_missing, plan
+
+LONG = bool(os.environ.get("DATALAYER_TEST_LONG"))
+OPTIONS = MigrateOptions(not_null="multistep", batch_size=2)
+ENV = """
+from alembic import context
+from datalayer.migrate.env import run
+run(context, context.config.attributes["metadata"])
+"""
+
+
+class Walk:
+    """A database, and every version of the schema that was deployed to it, oldest first."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+        self._config = Config()
+        self._config.set_main_option("script_location", str(folder))
+        self._config.set_main_option("sqlalchemy.url", url)
+        self._config.set_main_option("path_separator", "os")
+        self.restart()
+
+    def restart(self) -> None:
+        self.versions: list[sa.MetaData] = []
+        self._rows: list[tuple[sa.Table, dict[str, Any]]] = []
+        self._number = 100
+        with self.engine.begin() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            else:
+                for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").all():
+                    connection.exec_driver_sql(f'DROP TABLE "{name}"')
+
+    def deploy(self, found: sa.MetaData) -> None:
+        """A new version of the code starts; the older ones are still running."""
+        report = create_missing(self.engine, [found], OPTIONS)
+        assert report.blocked == (), str(report)
+        again = plan(self.engine, [found], OPTIONS)
+        assert (again.steps, again.blocked) == ((), ())
+        assert not find_drift(self.engine, [found])
+        self._check(found)
+        self.versions.append(found)
+        self._everybody_works()
+        for older in self.versions:
+            assert create_missing(self.engine, [older], OPTIONS).applied == ()
+            assert plan(self.engine, [older], OPTIONS).blocked == ()
+
+    def _check(self, found: sa.MetaData) -> None:
+        self._config.attributes["metadata"] = found
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
+        command.check(self._config)
+
+    def _everybody_works(self) -> None:
+        for version in self.versions:
+            for table in version.sorted_tables:
+                self._write(table)
+        with self.engine.connect() as connection:
+            for table, values in self._rows:
+                found = connection.execute(sa.select(table).where(table.c.id == values["id"])).mappings().one()
+                assert {name: found[name] for name in values} == values
+
+    def _write(self, table: sa.Table) -> None:
+        """Insert two rows, change and delete one of them."""
+        kept, gone = row(table, self._number + 1), row(table, self._number + 2)
+        self._number += 2
+        with self.engine.begin() as connection:
+            if "level" in table.c:  # it may refer to a row of b
+                b = next((v.tables["b"] for v in self.versions if "b" in v.tables), None)
+                if b is not None and not connection.scalar(sa.select(sa.func.count()).where(b.c.id == 7)):
+                    connection.execute(sa.insert(b).values(row(b, 7)))
+            connection.execute(sa.insert(table), [kept, gone])
+            column = next(c for c in table.columns if not c.primary_key) if len(table.columns) > 2 else None
+            if column is not None:
+                connection.execute(sa.update(table).where(table.c.id == gone["id"]).values({column: None}))
+            connection.execute(sa.delete(table).where(table.c.id == gone["id"]))
+        self._rows.append((table, kept))
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def walk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Walk]:
+    (tmp_path / "env.py").write_text(ENV)
+    (tmp_path / "versions").mkdir()
+    url = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url")
+    found = Walk(url, tmp_path)
+    yield found
+    found.engine.dispose()
+
+
+def addable(walk: Walk) -> list[str]:
+    return [name for name, part in PARTS.items() if part.sqlite or walk.engine.dialect.name == "postgresql"]
+
+
+@settings(max_examples=300 if LONG else 5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_random_walk(walk: Walk, data: st.DataObject) -> None:
+    walk.restart()
+    order = data.draw(st.permutations(addable(walk)), label="the order in which parts are added")
+    cuts = data.draw(st.lists(st.integers(1, len(order)), min_size=2, max_size=3, unique=True), label="deployments")
+    for cut in sorted(cuts):
+        walk.deploy(schema(closed(order[:cut])))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="DATALAYER_TEST_LONG=1 runs it")
+def test_every_part_is_added_to_the_smallest_and_to_the_largest_schema(walk: Walk) -> None:
+    parts = addable(walk)
+    for part in parts:
+        without = [name for name in parts if part not in closed([name])]
+        for base in (closed(PARTS[part].needs), closed(without)):
+            walk.restart()
+            walk.deploy(schema(base))
+            walk.deploy(schema(closed([*base, part])))
+
+
+def test_the_parts_are_all_seen_by_the_planner(walk: Walk) -> None:
+    everything = schema(closed(addable(walk)))
+    walk.deploy(everything)
+    assert {table.name for table in everything.sorted_tables} <= set(sa.inspect(walk.engine).get_table_names())
+    assert rows(walk.engine, "SELECT count(*) FROM a")[0][0] > 0
