@@ -112,6 +112,13 @@ def drop_trigger(table: str, name: str, quoted: str) -> Refusal:
     )  # fmt: skip
 
 
+def narrower(table: str, column: str, found: str, wanted: str) -> Refusal:
+    return Refusal.of(
+        "narrower-type", table, column, f"its type is {found}, the models say {wanted}, which holds less",
+        ("leave it", "or deploy code that checks what it writes, and add a CHECK of that"), blocking=False,
+    )  # fmt: skip
+
+
 def rename(table: str, item: str | None) -> Refusal:
     return Refusal.of(
         "rename", table, item, "code that runs now uses the old name",

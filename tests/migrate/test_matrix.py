@@ -1,6 +1,6 @@
 """From every small schema to every other by random additive edits: rows are kept, old code goes on, nothing is left.
 
-DATALAYER_TEST_LONG=1 walks some hundred times, and adds every part to the smallest and to the largest schema.
+DATALAYER_TEST_LONG=1 walks a hundred times, and adds every part to the smallest and to the largest schema.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schema_parts import PARTS, closed, row, schema
 
 from datalayer.migrate.drift import find_drift
 from datalayer.migrate.options import MigrateOptions
-from datalayer.migrate.runner import create_missing, plan
+from datalayer.migrate.runner import create_missing
 
 LONG = bool(os.environ.get("DATALAYER_TEST_LONG"))
 OPTIONS = MigrateOptions(not_null="multistep", batch_size=2)
@@ -46,7 +46,7 @@ class Walk:
     def restart(self) -> None:
         self.versions: list[sa.MetaData] = []
         self._rows: list[tuple[sa.Table, dict[str, Any]]] = []
-        self._number = 100
+        self._number = 0
         with self.engine.begin() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
@@ -58,15 +58,14 @@ class Walk:
         """A new version of the code starts; the older ones are still running."""
         report = create_missing(self.engine, [found], OPTIONS)
         assert report.blocked == (), str(report)
-        again = plan(self.engine, [found], OPTIONS)
-        assert (again.steps, again.blocked) == ((), ())
-        assert not find_drift(self.engine, [found])
+        drift = find_drift(self.engine, [found])
+        assert not drift, str(drift)
         self._check(found)
+        for older in self.versions:
+            again = create_missing(self.engine, [older], OPTIONS)
+            assert (again.applied, again.blocked) == ((), ())
         self.versions.append(found)
         self._everybody_works()
-        for older in self.versions:
-            assert create_missing(self.engine, [older], OPTIONS).applied == ()
-            assert plan(self.engine, [older], OPTIONS).blocked == ()
 
     def _check(self, found: sa.MetaData) -> None:
         self._config.attributes["metadata"] = found
@@ -88,10 +87,6 @@ class Walk:
         kept, gone = row(table, self._number + 1), row(table, self._number + 2)
         self._number += 2
         with self.engine.begin() as connection:
-            if "level" in table.c:  # it may refer to a row of b
-                b = next((v.tables["b"] for v in self.versions if "b" in v.tables), None)
-                if b is not None and not connection.scalar(sa.select(sa.func.count()).where(b.c.id == 7)):
-                    connection.execute(sa.insert(b).values(row(b, 7)))
             connection.execute(sa.insert(table), [kept, gone])
             column = next(c for c in table.columns if not c.primary_key) if len(table.columns) > 2 else None
             if column is not None:
@@ -119,12 +114,15 @@ def addable(walk: Walk) -> list[str]:
 def test_a_random_walk(walk: Walk, data: st.DataObject) -> None:
     walk.restart()
     order = data.draw(st.permutations(addable(walk)), label="the order in which parts are added")
-    cuts = data.draw(st.lists(st.integers(1, len(order)), min_size=2, max_size=3, unique=True), label="deployments")
+    cuts = data.draw(
+        st.lists(st.integers(1, len(order)), min_size=2, max_size=4 if LONG else 2, unique=True), label="deployments"
+    )
     for cut in sorted(cuts):
         walk.deploy(schema(closed(order[:cut])))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not LONG, reason="DATALAYER_TEST_LONG=1 runs it")
 def test_every_part_is_added_to_the_smallest_and_to_the_largest_schema(walk: Walk) -> None:
     parts = addable(walk)

@@ -83,6 +83,7 @@ PARTS: dict[str, Part] = {
     "mood": on("a", _mood),
     "code": on("b", lambda _: sa.Column("code", sa.Text, unique=True)),
     "owner": on("a", lambda _: sa.Column("owner_id", sa.Integer, sa.ForeignKey("b.id", ondelete="SET NULL")), "b"),
+    "boss": on("a", lambda _: sa.Column("boss_id", sa.Integer)),
     "parent": on("b", lambda _: sa.Column("parent_id", sa.Integer, sa.ForeignKey("b.id"))),
     "short": on("b", lambda draft: sa.Column("short", sa.Text() if draft.wide else sa.String(20))),
     "checked": on(
@@ -100,8 +101,8 @@ PARTS: dict[str, Part] = {
     # What SQLite takes only when the table is made:
     "label": Part(_labelled, ("mood",), sqlite=False),
     "wide": Part(_wide, ("short",), sqlite=False),
-    "check": on("b", lambda _: sa.CheckConstraint("size <> 13", name="size"), sqlite=False),
-    "key": on("a", lambda _: sa.ForeignKeyConstraint(["level"], ["b.id"]), "level", "b", sqlite=False),
+    "check": on("b", lambda _: sa.CheckConstraint("size >= 0", name="size"), sqlite=False),
+    "key": on("a", lambda _: sa.ForeignKeyConstraint(["boss_id"], ["b.id"]), "boss", "b", sqlite=False),
 }
 
 
@@ -135,7 +136,7 @@ def row(table: sa.Table, number: int) -> dict[str, Any]:
 
 
 def _wanted(column: sa.Column[Any]) -> bool:
-    return not column.foreign_keys and column.name not in ("level",)
+    return not column.name.endswith("_id") and column.name != "level"
 
 
 def _value(column: sa.Column[Any], number: int) -> Any:
