@@ -20,7 +20,7 @@ class MigrateOptions:
     ``lock_timeout``: how long one statement may queue for a table's lock, and so how long it can make others queue.
     ``retries``: how often a step is tried again after that. ``wait``: how long to wait for another migrator.
     ``not_null``: what to do about a NOT NULL column without a server default: ``"refuse"``, or ``"multistep"``: add it
-    nullable, fill it with the column's scalar default in batches of ``batch_size`` rows, then validate and set it.
+    nullable, fill it with the column's scalar default in batches of at most ``batch_size`` rows, then prove and set it.
     ``extensions``: PostgreSQL extensions that must be there first, besides those that column types show to be needed.
     ``partitions_ahead``: how many partitions after the current one are kept ready. ``alongside_alembic``: add to a
     schema although Alembic has versioned it. ``progress``: called with a text, the rows done and an estimate of all

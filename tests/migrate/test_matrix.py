@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from migrate_support import rows
 from schema_parts import PARTS, closed, row, schema
@@ -109,7 +109,18 @@ def addable(walk: Walk) -> list[str]:
     return [name for name, part in PARTS.items() if part.sqlite or walk.engine.dialect.name == "postgresql"]
 
 
-@settings(max_examples=300 if LONG else 5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Shrinking takes minutes.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, *((Phase.shrink,) if LONG else ()))
+
+
+@pytest.mark.timeout(900)
+@settings(
+    max_examples=100 if LONG else 4,
+    phases=PHASES,
+    report_multiple_bugs=False,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_a_random_walk(walk: Walk, data: st.DataObject) -> None:
     walk.restart()
