@@ -178,7 +178,8 @@ def test_writers_wait_a_moment_only(url: str, case: str, report: Report) -> None
         "M",
         f"{case}, {ROWS:,} rows: {took:.2f} s in all",
         f"blocking lock: at most {longest * 1000:3.0f} ms, seen for {watcher.longest * 1000:4.1f} ms by "
-        f"{watcher.looks} looks; slowest of {len(writer.took) - 1} updates {slowest * 1000:5.1f} ms, median {median * 1000:4.2f} ms",
+        f"{watcher.looks} looks; "
+        f"slowest of {len(writer.took) - 1} updates {slowest * 1000:5.1f} ms, median {median * 1000:4.2f} ms",
     )
     for name, seconds in locking.items():
         report("", f"    {name}", f"{seconds:7.3f} s")

@@ -306,7 +306,8 @@ def test_a_type_is_widened_where_no_row_is_read(pg_engine: sa.Engine) -> None:
         pg_engine, things(sa.Column("a", sa.Text), sa.Column("b", sa.Numeric(9, 2)), sa.Column("c", sa.String(5)))
     )
     assert report.applied == ("widen column things.a to TEXT", "widen column things.b to NUMERIC(9, 2)")
-    assert rules(report) == ["change-type things.c"]
+    assert rules(report) == ["narrower-type things.c"]
+    assert report.blocked == ()  # as it is while an old release runs on a newer database
 
 
 def test_what_would_rewrite_the_table_is_refused(pg_engine: sa.Engine) -> None:
