@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -42,6 +42,14 @@ class MigrationRecord:
     state: State
     applied_at: datetime | None
     duration_ms: int | None
+
+    def __str__(self) -> str:
+        when = f" {self.applied_at:%Y-%m-%d %H:%M:%S} in {self.duration_ms} ms" if self.applied_at else ""
+        return f"{self.kind} {self.version} {self.name}: {self.state}{when}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the moment is a datetime."""
+        return asdict(self)
 
 
 class History:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from alembic.operations import ops
 
@@ -92,6 +92,10 @@ class Refusal(str):
         made.rule, made.table, made.column, made.reason = rule, table, item, reason
         made.steps, made.blocking = steps, blocking
         return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in ("rule", "table", "column", "reason", "steps", "blocking")}
 
 
 @dataclass(frozen=True, slots=True)
