@@ -223,6 +223,7 @@ def _creation(scope: Scope, table: sa.Table, later: list[sa.ForeignKeyConstraint
     """CREATE TABLE with column types that exist already, and without the foreign keys that come later."""
     left_out = {tuple(key.column_keys) for key in later}
     clone = table.to_metadata(sa.MetaData(naming_convention=table.metadata.naming_convention))
+    clone.info = {}  # what we note there is of no use in a revision file
     for column in clone.columns:
         if scope.postgres:
             column.type = _typed(scope, column)

@@ -211,8 +211,9 @@ def _check_partition(mapper: Mapper[Any], name: str | None) -> None:
 
 def _partition(column: Column[Any]) -> None:
     # What migrations read; a clause that the model wrote itself stays.
-    if isinstance(column.table, Table):
-        column.table.kwargs.setdefault("postgresql_partition_by", f"RANGE ({column.name})")
+    # (setdefault would find the dialect's own default, None, and leave it.)
+    if isinstance(column.table, Table) and column.table.kwargs.get("postgresql_partition_by") is None:
+        column.table.kwargs["postgresql_partition_by"] = f"RANGE ({column.name})"
 
 
 def _tell_writes(mapper: Mapper[Any]) -> None:

@@ -10,15 +10,26 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def alembic(url: str, *arguments: str, folder: Path = ROOT, fails: bool = False) -> str:
-    """Run ``alembic`` in a folder that has an ``alembic.ini`` and return what it printed."""
+_PROGRAM = """
+import shlex, sys
+from alembic.config import main
+for line in sys.argv[1:]:
+    main(shlex.split(line), prog="alembic")
+"""
+
+
+def alembic(url: str, *lines: str, folder: Path = ROOT, fails: bool = False) -> str:
+    """Run command lines such as ``"upgrade head"`` in a folder that has an ``alembic.ini``; what they printed.
+
+    All in one process, which ends with the first that fails.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
+        [sys.executable, "-c", _PROGRAM, *lines],
         cwd=folder,
         env={**os.environ, "DATALAYER_URL": url, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
