@@ -17,9 +17,9 @@ from .steps import Refusal, is_own
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """``missing``: what ``migrate()`` would add, partitions of the time to come aside. ``different``: what the models need and no safe step gives.
-    ``extra``: what the tables have beyond the models. ``strangers``: tables that no model names. False if the models
-    fit; what is extra and who is a stranger does not count.
+    """``missing``: what ``migrate()`` would add, partitions of the time to come aside. ``different``: what the models
+    need and no safe step gives. ``extra``: what the tables have beyond the models. ``strangers``: tables that no model
+    names. False if the models fit; what is extra and who is a stranger does not count.
     """
 
     missing: tuple[str, ...] = ()
