@@ -53,6 +53,16 @@ class Ticket(NamedTuple):
     births: int
 
 
+class Kept(NamedTuple):
+    """A row that its writer leaves in L1; ``life`` in seconds."""
+
+    key: Hashable
+    ticket: Ticket
+    value: Any
+    size: int
+    life: float | None
+
+
 class Tickets(NamedTuple):
     """A ticket for every key: the counts of all stripes. Taking it costs a microsecond, once a batch."""
 
@@ -174,6 +184,11 @@ class Guard:
             and not (absent and (self._newborn or self._births != ticket.births))
         )
 
+    def reserve(self, keys: Iterable[Hashable]) -> dict[Hashable, Ticket]:
+        """Leave for the one whose marks stand on ``keys`` to put their rows when it lifts them."""
+        with self._lock:
+            return {key: Ticket(self._stripes[hash(key) % _STRIPES], self._era, self._births) for key in keys}
+
     def begin(self, change: Change) -> None:
         with self._lock:
             self._drop(change)
@@ -181,8 +196,11 @@ class Guard:
             self._whole += change.whole
             self._newborn += change.births
 
-    def end(self, change: Change) -> None:
+    def end(self, change: Change, kept: Iterable[tuple[Any, ...]] = ()) -> None:
+        """Lift the marks of a transaction, and put what it ``kept``, rows as in :class:`Kept`, where nobody else has
+        marked or heard of anything."""
         with self._lock:
+            good = [keep for keep in map(Kept._make, kept) if self._untouched(keep)]
             self._drop(change)
             for key in change.keys:
                 self._marks[key] -= 1
@@ -190,6 +208,17 @@ class Guard:
                     del self._marks[key]
             self._whole -= change.whole
             self._newborn -= change.births
+            for key, _, value, size, life in good:
+                self._l1.put(key, value, size=size, max_life=life)
+
+    def _untouched(self, kept: Kept) -> bool:
+        ticket, key = kept.ticket, kept.key
+        return (
+            not self._whole
+            and self._marks[key] == 1
+            and self._era == ticket.era
+            and self._stripes[hash(key) % _STRIPES] == ticket.stripe
+        )
 
     def _drop(self, change: Change) -> None:
         self._changes += 1

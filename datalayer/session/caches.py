@@ -12,6 +12,7 @@ from ..contracts.coherence import WriteSet
 from ..contracts.levels import Levels
 from ..models.schema import Schema
 from ..tiers.ladder import Ladder
+from .results import Results
 from .writes import WriteTracker
 
 
@@ -20,7 +21,7 @@ class Caches:
 
     ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root
     class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
-    of a table by role (None: there is no such table yet).
+    of a table by role (None: there is no such table yet). ``results`` are those of cached queries.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Caches:
         member: Callable[[object], bool],
         row_security: Callable[[sa.Table], bool | None],
         page_secret: Callable[[], bytes],
+        results: Results,
     ) -> None:
         self.engine = engine
         self.tracker = tracker
         self.forget = forget
         self.levels = levels
         self.page_secret = page_secret
+        self.results = results
         self.closed = False
         self._make = make
         self._member = member
@@ -111,8 +114,13 @@ class Caches:
                 self._secured[table.fullname] = found
         return found
 
+    def hides_rows(self, table: sa.Table) -> bool:
+        """Whether PostgreSQL hides rows of a table by role."""
+        return self.engine.dialect.name == "postgresql" and bool(self._is_secured(table))
+
     def forget_catalog(self) -> None:
         """The schema of the database changed: look again at what depended on it."""
+        self.results.forget_plans()
         with self._lock:
             self._secured.clear()
             self._known.clear()

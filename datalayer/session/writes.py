@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from ..contracts.coherence import Outcome, WriteSet
+from ..contracts.causal import Token
+from ..contracts.coherence import Image, Outcome, WriteSet
+from ..contracts.pauses import point
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -25,19 +27,23 @@ from .classify import Write, changes_isolation, changes_schema, is_text, pinned_
 class Marker(Protocol):
     """What the tracker needs of the coherence room."""
 
-    def mark(self, write_set: WriteSet, connection: Any) -> Any: ...
+    def mark(self, write_set: WriteSet, connection: Any, image: Image | None = None) -> Any: ...
 
     def finish(self, marks: Any, outcome: Outcome) -> None: ...
+
+
+_Imager = Callable[[sa.Connection, WriteSet], Image | None]
 
 
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "schema", "written")
+    __slots__ = ("committing", "marks", "prepared", "schema", "tokens", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
         self.marks: list[Any] = []
+        self.tokens: list[Token] | None = None
         self.committing = False
         self.prepared = False
         self.schema = False
@@ -64,6 +70,8 @@ class WriteTracker:
         # These pools lend one connection to several holders at once: returning it ends nobody's transaction.
         self._lends_to_many = isinstance(engine.pool, sa.pool.StaticPool | sa.pool.SingletonThreadPool)
         self.counts: Counter[str] = Counter()
+        #: Reads what a plain commit leaves behind, for the caches to hold.
+        self.imager: _Imager | None = None
         self._slot = f"datalayer.{id(self):x}"
         self._listeners: list[tuple[str, Callable[..., Any]]] = [
             ("before_cursor_execute", self._before),
@@ -97,6 +105,10 @@ class WriteTracker:
     def open(self, connection: sa.Connection) -> WriteSet:
         """The write set of the transaction on this connection, to be added to."""
         return self._work(connection).written
+
+    def join(self, connection: sa.Connection, tokens: list[Token]) -> None:
+        """The transaction on this connection belongs to somebody who wants the causal token of what it commits."""
+        self._work(connection).tokens = tokens
 
     def _find(self, connection: sa.Connection) -> _Work | None:
         # Connection.info would try to reconnect on an invalidated connection and raise.
@@ -187,9 +199,10 @@ class WriteTracker:
 
     def _prepare(self, connection: sa.Connection, *_: Any) -> None:
         """A prepared transaction may be committed by anybody, at any time: until it is, its outcome is unknown."""
-        self._commit(connection)
-        if (work := self._find(connection)) is not None:
-            work.prepared = work.committing
+        work = self._find(connection)
+        if work is not None and work.written:
+            work.committing = work.prepared = True
+            self._mark(connection, work)
 
     def _commit(self, connection: sa.Connection, *_: Any) -> None:
         work = self._find(connection)
@@ -198,9 +211,9 @@ class WriteTracker:
         work.prepared = False
         if work.written:
             work.committing = True
-            self._mark(connection, work)
+            self._mark(connection, work, self.imager)
 
-    def _mark(self, connection: sa.Connection, work: _Work) -> None:
+    def _mark(self, connection: sa.Connection, work: _Work, imager: _Imager | None = None) -> None:
         written = work.written
         if written.deleted or written.rekeyed:
             affected = self._catalog.affected(connection, written.deleted, written.rekeyed)
@@ -209,12 +222,17 @@ class WriteTracker:
             else:
                 written.tables |= affected
         try:
-            work.marks.append(self._marker.mark(written, connection))
+            image = imager(connection, written) if imager is not None else None
+            marks = self._marker.mark(written, connection, image)
         except BaseException:
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()
             raise
+        work.marks.append(marks)
+        if work.tokens is not None:
+            work.tokens.append(marks.token)
         work.written = WriteSet()
+        point("write.before_commit")
 
     def _rollback(self, connection: sa.Connection, *_: Any) -> None:
         if (work := self._find(connection)) is not None:
@@ -233,17 +251,22 @@ class WriteTracker:
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
         if work is not None and (work.committing or not self._lends_to_many):
+            work.tokens = None
             self._finish(record.info, _ended(work))
 
     def _finish(self, info: dict[Any, Any], outcome: Outcome) -> None:
         work = info.get(self._slot)
         if work is None:
             return
-        if not work.written or outcome is not Outcome.COMMITTED:
+        if outcome is not Outcome.COMMITTED:
+            work.written = WriteSet()
+        if work.tokens is None and not work.written:
             info.pop(self._slot)
         marks, work.marks, work.committing = work.marks, [], False
         if work.schema:
             self._catalog.forget()
+        if marks and outcome is Outcome.COMMITTED:
+            point("write.after_commit")
         for mark in marks:
             self._marker.finish(mark, outcome)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf
@@ -21,7 +21,7 @@ from ..codecs.entry import EntryCodec, Section
 from ..codecs.row import adapt, compile_row
 from ..contracts.cipher import RowSealing
 from ..contracts.codec import Codec
-from ..contracts.coherence import ABSENT, Absent, Change, Outcome
+from ..contracts.coherence import ABSENT, Absent, Change
 from ..contracts.fence import parse_record
 from ..contracts.keys import parse_key
 from ..contracts.pauses import point
@@ -128,9 +128,11 @@ class Gate(Protocol):
         self, key: Hashable, glance: int, value: Any, *, size: int = 0, max_life: float | None = None
     ) -> bool: ...
 
+    def reserve(self, keys: Iterable[Hashable]) -> Any: ...
+
     def begin(self, change: Change) -> None: ...
 
-    def end(self, change: Change) -> None: ...
+    def end(self, change: Change, kept: Sequence[tuple[Any, ...]] = ()) -> None: ...
 
     def reset_after_fork(self) -> None: ...
 
@@ -151,7 +153,7 @@ class Ladder:
     ``lookups`` maps unique values to keys; its entries are hints, checked against the row, and never invalidated.
 
     ``scope`` (a callable) splits the space into separate caches by what it returns at the moment of the read; all
-    scopes of a row live and die together.
+    scopes of a row live and die together. ``eager``: a writer leaves its rows in L1.
     """
 
     def __init__(
@@ -171,8 +173,11 @@ class Ladder:
         horizon: list[float] = FOREVER,
         flights: Single | None = None,
         sealing: Callable[[Schema], RowSealing | None] = lambda _schema: None,
+        eager: bool = False,
     ) -> None:
         family = schema.mapper.base_mapper.self_and_descendants
+        self.schema = schema
+        self.eager = eager
         self.root = schema.root
         self.base_table = schema.space
         self.tables = frozenset(t.fullname for m in family for t in m.tables if hasattr(t, "fullname"))
@@ -189,7 +194,7 @@ class Ladder:
         self._lives = lives
         self._key_text = key_text
         self._key_types = schema.key_types
-        self.use_l1, self.use_l2 = lives.use_l1, lives.use_l2
+        self.use_l1, self.use_l2, self.life = lives.use_l1, lives.use_l2, lives.l2
         self.strict_local = schema.policy.commit_wait
         self.space = quote(prefix or schema.space, safe="-_.")
         self.horizon = horizon
@@ -632,8 +637,36 @@ class Ladder:
     def begin(self, change: Change) -> None:
         self.guard.begin(change)
 
-    def end(self, change: Change, outcome: Outcome) -> None:
-        self.guard.end(change)
+    def end(self, change: Change, kept: Any = None) -> None:
+        if kept is None:
+            self.guard.end(change)
+            return
+        tickets, values = kept
+        puts = [(name, tickets[name], value, self._size(value), self.life) for name, value in values.items()]
+        self.guard.end(change, puts)
+
+    @property
+    def leaves_rows(self) -> bool:
+        """Whether there is a cache for a writer to leave its rows in."""
+        return self.scope is None and ((self.use_l1 and self.eager) or (self.use_l2 and self.l2.enabled))
+
+    def keep(self, rows: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> Any:
+        """See :class:`~datalayer.contracts.coherence.Space`; ``rows`` are full rows of the root class."""
+        if not (self.use_l1 and self.single and self.eager):
+            return None
+        schema = self.schema
+        values = {_name(key): self._stored(schema, _name(key), schema.local.pick(row)) for key, row in rows.items()}
+        return self.guard.reserve(values), values
+
+    def entries(self, rows: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> dict[str, tuple[bytes, float]]:
+        if not self.use_l2:
+            return {}
+        found = {}
+        for key, row in rows.items():
+            address = Key(self.space, self._key_text(key))
+            if (entry := self._encode(self.schema, address, None, row)) is not None:
+                found[f"{address.space}:{address.id}"] = entry, self.life
+        return found
 
     def heard(self, id: str) -> None:
         """Another process is writing, or has written, the row whose key has this text."""
