@@ -272,6 +272,18 @@ class DataLayer:
         parts = self._open()
         return plan(parts.engine, parts.registry.metadata, self._migrate_options(options))
 
+    def create_partitions(self, ahead: int = 3, **options: Any) -> MigrationReport:
+        """Create the partitions of this time and the ``ahead`` next ones for tables that are partitioned by a date.
+
+        For a daily job: :meth:`migrate` does it too, but not where Alembic versions the schema. Idempotent; errors as
+        for :meth:`migrate`.
+        """
+        from .migrate.runner import create_coming
+
+        parts = self._open()
+        given = self._migrate_options({"partitions_ahead": ahead} | options)
+        return create_coming(parts.engine, parts.registry.metadata, given)
+
     def backfill(self, attribute: Any, value: Any, **options: Any) -> int:
         """Fill a column of a model where it is NULL, in batches in key order, and return how many rows were filled.
 
@@ -349,7 +361,13 @@ class DataLayer:
         from .migrate.options import MigrateOptions
 
         settings = self.settings
-        own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
+        authority = self._open().authority
+        own = {
+            "lock_timeout": settings.migrations_lock_timeout,
+            "table": settings.migrations_table,
+            # Also without Redis: the processes that have it may not be the ones that migrate.
+            "fence_shards": len(authority.stands) if authority is not None else 1,
+        }
         return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
 
     def _migrate_at_start(self) -> None:
