@@ -6,8 +6,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -29,6 +29,7 @@ from .repository import OneShotRepository, Repository
 from .session.caches import Caches
 from .session.reader import Reader
 from .session.session import Session
+from .session.transactions import Begin, Terms, run
 from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .wiring import Parts, build, close_vault
@@ -100,6 +101,7 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
+        parts.translator.remove()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -159,29 +161,47 @@ class DataLayer:
         """A session with SQLAlchemy's semantics: you commit. Options are those of ``sqlalchemy.orm.Session``."""
         return Session(self._open().engine, layer=self, **options)
 
-    @contextmanager
     def begin(
-        self, *, isolation: str | None = None, read_only: bool = False, timeout: float | None = None
-    ) -> Iterator[Session]:
+        self,
+        *,
+        isolation: str | None = None,
+        read_only: bool = False,
+        timeout: float | str | None = None,
+        retries: int = 0,
+    ) -> Begin:
         """A session in a transaction that commits when the block ends well and rolls back when it raises.
 
-        ``isolation`` is a level of the database, ``timeout`` limits each statement (seconds, PostgreSQL).
-        """
-        with self.session() as session, session.begin():
-            self._prepare(session, isolation, read_only, timeout)
-            yield session
+        ``isolation`` is a level of the database. ``read_only``: a write raises TransactionFailed. ``timeout`` (seconds,
+        or ``"5s"``) limits each statement and the whole: TransactionTimeout.
 
-    def _prepare(self, session: Session, isolation: str | None, read_only: bool, timeout: float | None) -> None:
-        if isolation is not None:
-            session.connection(execution_options={"isolation_level": isolation})
-        if self._parts.engine.dialect.name != "postgresql":
-            return
-        if read_only:
-            session.execute(sa.text("SET TRANSACTION READ ONLY"))
-        if timeout is not None:
-            session.execute(
-                sa.text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout * 1000))}
-            )
+        Serialization failures and deadlocks raise TransactionFailed with ``retryable``. A ``with`` block cannot be run
+        a second time, so there ``retries`` covers only getting a connection and opening the transaction. As a loop it
+        covers everything: ``for attempt in layer.begin(retries=3):`` with ``with attempt as session:`` inside, or
+        :meth:`run`. Instances stay loaded after the commit.
+        """
+        terms = Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries)
+        return Begin(self._one_shot_session, terms)
+
+    def run(
+        self,
+        fn: Callable[[Session], T],
+        *,
+        retries: int = 3,
+        isolation: str | None = None,
+        read_only: bool = False,
+        timeout: float | str | None = None,
+    ) -> T:
+        """Call ``fn(session)`` in a transaction, commit, and return its result.
+
+        It is called again, at most ``retries`` times with growing pauses, when the transaction was rolled back for a
+        serialization failure or a deadlock, or lost its connection before COMMIT was sent; so it must do nothing that
+        a rollback does not undo. Never after TransactionOutcomeUnknown. The last failure is raised.
+        """
+        return run(
+            self._one_shot_session,
+            fn,
+            Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries),
+        )
 
     def repository(self, model: type[T], *, consistency: Consistency | None = None) -> Repository[T]:
         """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once."""

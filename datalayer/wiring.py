@@ -38,6 +38,7 @@ from .session.catalog import Catalog
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.failures import Failures
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
@@ -56,6 +57,7 @@ class Parts:
     registry: Registry
     coherence: Coherence
     tracker: WriteTracker
+    translator: Failures
     caches: Caches
     l2: SharedTier
     authority: Strict | Loose | None
@@ -102,6 +104,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     discover = _Discovery(registry, caches)
     catalog.listeners.append(caches.forget_catalog)
     tracker.install()
+    translator = Failures(engine)
+    translator.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
         engine,
@@ -111,6 +115,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         registry,
         coherence,
         tracker,
+        translator,
         caches,
         l2,
         shared.authority if shared is not None else None,

@@ -30,7 +30,13 @@ def complaints(sql: str, *more: str) -> list[str]:
     if program is None:
         pytest.skip("squawk is not installed: pip install squawk-cli")
     done = subprocess.run(
-        [program, "--reporter=json", "--pg-version=15", f"--exclude={','.join([EXCLUDED, *more])}", "--stdin-filepath=plan.sql"],
+        [
+            program,
+            "--reporter=json",
+            "--pg-version=15",
+            f"--exclude={','.join([EXCLUDED, *more])}",
+            "--stdin-filepath=plan.sql",
+        ],
         input=sql,
         capture_output=True,
         text=True,
@@ -38,7 +44,9 @@ def complaints(sql: str, *more: str) -> list[str]:
         check=False,
     )
     assert done.stdout, done.stderr
-    return [f"{found['rule_name']} at line {found['line'] + 1}: {found['message']}" for found in json.loads(done.stdout)]
+    return [
+        f"{found['rule_name']} at line {found['line'] + 1}: {found['message']}" for found in json.loads(done.stdout)
+    ]
 
 
 def sql_of(engine: sa.Engine, schemas: Sequence[sa.MetaData]) -> str:
@@ -80,7 +88,9 @@ def test_new_tables_and_partitions_are_fine(pg_engine: sa.Engine) -> None:
     assert complaints(sql) == [], sql
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")) + ["flask_app/models.py"])
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "examples").glob("*.py")) + ["flask_app/models.py"]
+)
 def test_every_example_is_fine(pg_engine: sa.Engine, name: str) -> None:
     module = example(name)
     tables = {m.__table__ for m in vars(module).values() if isinstance(m, type) and hasattr(m, "__table__")}
