@@ -100,6 +100,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
+        failures=failures,
+        watching=watchdog.watching,
     )
     discover = _Discovery(registry, caches)
     catalog.listeners.append(caches.forget_catalog)

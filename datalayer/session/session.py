@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,7 @@ from ..contracts.levels import Consistency, check_level
 from ..errors import ConfigError
 from ..models.schema import Schema
 from .caches import Caches
+from .hooked import HookRunner
 from .hydrate import Hydrator, result_of
 from .reads import (
     connection_of,
@@ -64,6 +66,7 @@ class Session(orm.Session):
         self._level = check_level(consistency) if consistency is not None else None
         self._bypass = 0
         self._hydrator = Hydrator(self)
+        self._hook_runner = HookRunner(self, self._caches.failures if self._caches is not None else Counter())
         super().__init__(bind, **options)
 
     # -- reads -----------------------------------------------------------------------------------------------------
@@ -169,6 +172,7 @@ class Session(orm.Session):
     # -- writes ----------------------------------------------------------------------------------------------------
 
     def _flush(self, objects: Any = None) -> None:
+        asked = self._hook_runner.before_flush()
         before = getattr(flushing, "session", None)
         flushing.session, flushing.caches = self, None
         try:
@@ -178,6 +182,8 @@ class Session(orm.Session):
             raise
         finally:
             flushing.session, flushing.caches = before, None
+        if asked:
+            self._hook_runner.wrote(asked)
 
     def _register_persistent(self, states: set[InstanceState[Any]]) -> None:
         self._note(states, "sets")

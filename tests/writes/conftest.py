@@ -1,147 +1,23 @@
-"""Models that are written in every way, and layers over them."""
+"""Layers over the tables of :mod:`writing`."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from sqlalchemy import ForeignKey
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+import writing
+from writing import KEYS, MODELS, Heard, create_tables
 
-from datalayer import CachePolicy, DataLayer, Hooks, Model, SoftDelete, Timestamps, Versioned, column
-
-
-class Account(Timestamps, Model):
-    __tablename__ = "w_accounts"
-    id: Mapped[int] = column(primary_key=True)
-    owner: Mapped[str]
-    balance: Mapped[int] = column(default=0)
-    note: Mapped[str | None] = column(nullable=True)
-
-
-class Cart(Model):
-    __tablename__ = "w_carts"
-    id: Mapped[int] = column(primary_key=True)
-    account_id: Mapped[int] = column(ForeignKey("w_accounts.id", ondelete="CASCADE"))
-
-
-class Line(Model):
-    """A composite key."""
-
-    __tablename__ = "w_lines"
-    cart: Mapped[int] = column(primary_key=True)
-    number: Mapped[int] = column(primary_key=True)
-    what: Mapped[str]
-
-
-class Guarded(Versioned, Model):
-    __tablename__ = "w_guarded"
-    id: Mapped[int] = column(primary_key=True)
-    name: Mapped[str]
-
-
-class Memo(SoftDelete, Model):
-    __tablename__ = "w_memos"
-    id: Mapped[int] = column(primary_key=True)
-    text: Mapped[str]
-
-
-class Secret(Model):
-    __tablename__ = "w_secrets"
-    id: Mapped[int] = column(primary_key=True)
-    email: Mapped[str] = column(encrypted=True, blind_index=True, unique=True)
-    token: Mapped[str | None] = column(encrypted=True, bind="row", nullable=True)
-
-
-class Heard:
-    """What the hooks of :class:`Watched` were told, and what they shall do."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.before: Callable[[Any], object] = lambda obj: None
-        self.after: Callable[[Any], object] = lambda obj: None
-
-    def before_set(self, obj: Any) -> None:
-        self.calls.append(("before_set", obj.id, obj.name))
-        self.before(obj)
-
-    def after_set(self, obj: Any) -> None:
-        self.calls.append(("after_set", obj.id, obj.name))
-        self.after(obj)
-
-    def before_get(self, cls: type[Any], ident: Any) -> None:
-        self.calls.append(("before_get", ident))
-
-    def on_write_error(self, key: Any, error: BaseException) -> None:
-        self.calls.append(("on_write_error", key, type(error).__name__))
-
-    def taken(self, kind: str = "") -> list[tuple[Any, ...]]:
-        """The calls since the last time, those of one hook if it is named."""
-        found, self.calls = self.calls, []
-        return [call for call in found if not kind or call[0] == kind]
-
-
-_heard = Heard()
-
-
-class Watched(Model):
-    __tablename__ = "w_watched"
-    __cache__ = CachePolicy(
-        hooks=Hooks(
-            before_set=_heard.before_set,
-            after_set=_heard.after_set,
-            before_get=_heard.before_get,
-            on_write_error=_heard.on_write_error,
-        )
-    )
-    id: Mapped[int] = column(primary_key=True)
-    name: Mapped[str]
-
-
-class Parent(Model):
-    """Deletes its children in Python."""
-
-    __tablename__ = "w_parents"
-    id: Mapped[int] = column(primary_key=True)
-    name: Mapped[str]
-    children: Mapped[list[Child]] = sa.orm.relationship(cascade="all, delete-orphan")
-
-
-class Child(Model):
-    __tablename__ = "w_children"
-    id: Mapped[int] = column(primary_key=True)
-    parent_id: Mapped[int] = column(ForeignKey("w_parents.id"))
-
-
-class Base(DeclarativeBase):
-    """Somebody else's models, with nothing of ours."""
-
-
-class Plain(Base):
-    __tablename__ = "w_plain"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(default="nameless")
-    at: Mapped[dt.datetime | None] = mapped_column(sa.DateTime(timezone=True))
-
-
-MODELS = [Account, Cart, Line, Guarded, Memo, Secret, Watched, Parent, Child, Plain]
-KEYS = {"k1": bytes(range(32))}
-
-
-def create_tables(layer: DataLayer) -> None:
-    for cls in MODELS:
-        cls.__table__.create(layer.engine, checkfirst=True)  # type: ignore[attr-defined]
+from datalayer import DataLayer
 
 
 @pytest.fixture
 def heard() -> Iterator[Heard]:
     """Empty, and hooks that do nothing, before and after the test."""
-    _heard.__init__()  # type: ignore[misc]
-    yield _heard
-    _heard.__init__()  # type: ignore[misc]
+    writing.heard.__init__()  # type: ignore[misc]
+    yield writing.heard
+    writing.heard.__init__()  # type: ignore[misc]
 
 
 @pytest.fixture
