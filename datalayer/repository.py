@@ -33,6 +33,7 @@ from .models.sealed import encrypted_attributes, opened
 from .query.compile import to_select
 from .query.page import Page, keyset
 from .session.batches import Batches
+from .session.bulk import BulkLoad, OnConflict, Progress
 from .session.many import get_many
 from .session.reader import Reader
 from .session.session import Session
@@ -191,6 +192,41 @@ class Repository(Generic[T]):
         self._flush()
         stored = iter(self._upserted([obj for obj, is_strange in zip(given, strange, strict=True) if is_strange]))
         return [next(stored) if is_strange else obj for obj, is_strange in zip(given, strange, strict=True)]
+
+    def bulk_load(
+        self,
+        rows: Iterable[Any],
+        batch_size: int = 1000,
+        *,
+        progress: Progress = None,
+        on_conflict: OnConflict = "error",
+        columns: Sequence[str] | None = None,
+        hooks: bool = True,
+    ) -> int:
+        """Load any number of rows in this transaction and return how many; memory does not grow with their number.
+
+        ``rows`` is any iterable of instances, mappings, or tuples in the order of the table's columns (or of
+        ``columns``). On PostgreSQL each batch is one COPY, elsewhere one INSERT with many parameters. ``on_conflict``:
+        a row whose key exists is an AlreadyExistsError (``"error"``), is written over in the columns that are given
+        (``"update"``; of two rows with one key the later wins) or left as it is (``"ignore"``, not counted).
+
+        ``progress`` is called with the number of rows after each batch; True draws a bar if standard error is a
+        terminal. Columns that are not given get their defaults; encrypted ones are encrypted. ``before_set`` is asked
+        for each row (``hooks=False`` leaves it out), ``after_set`` is not called: nobody keeps ten million objects.
+        Rows may be read from this very session while they are loaded.
+        """
+        load = BulkLoad(
+            self.session,
+            self._schema,
+            on_conflict=on_conflict,
+            batch_size=batch_size,
+            columns=columns,
+            hooks=hooks,
+        )
+        try:
+            return load.run(rows, progress)
+        except sa.exc.IntegrityError as error:
+            raise self._taken(error) from error
 
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
         """Write what ``obj`` has loaded iff the row still is as ``expected``; ConflictError if it is not.
@@ -545,6 +581,26 @@ class OneShotRepository(Repository[T]):
 
     def set_many(self, objs: Iterable[T]) -> list[T]:
         return self._once("set_many", objs)  # type: ignore[no-any-return]
+
+    def bulk_load(
+        self,
+        rows: Iterable[Any],
+        batch_size: int = 1000,
+        *,
+        progress: Progress = None,
+        on_conflict: OnConflict = "error",
+        columns: Sequence[str] | None = None,
+        hooks: bool = True,
+    ) -> int:
+        return self._once(  # type: ignore[no-any-return]
+            "bulk_load",
+            rows,
+            batch_size,
+            progress=progress,
+            on_conflict=on_conflict,
+            columns=columns,
+            hooks=hooks,
+        )
 
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
         return self._once("compare_and_set", obj, expected=expected)  # type: ignore[no-any-return]

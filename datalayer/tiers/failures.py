@@ -181,9 +181,30 @@ def _subject(verdict: Verdict, engine: sa.Engine) -> str:
     return f"a transaction of the {place}" if issubclass(verdict.kind, TransactionFailed) else f"the {place}"
 
 
-def joined(found: sa.exc.DBAPIError, verdict: Verdict, subject: str) -> BaseException:
+def raised_by_driver(error: Exception, connection: sa.Connection) -> Exception:
+    """What SQLAlchemy would have raised for an error that the driver raised to us directly; others as they are.
+
+    A connection that is lost is given up, so that it never goes back to the pool.
+    """
+    dialect: Any = connection.dialect
+    if not isinstance(error, dialect.dbapi.Error):
+        return error
+    driver = connection.connection.dbapi_connection
+    lost = dialect.is_disconnect(error, driver, None)
+    found: Any = sa.exc.DBAPIError.instance(
+        None, None, error, dialect.dbapi.Error, hide_parameters=True, connection_invalidated=lost, dialect=dialect
+    )
+    verdict = _by_code(error) or (_LOST if lost else None)
+    if lost:
+        connection.invalidate(error)
+    if not isinstance(found, sa.exc.DBAPIError) or verdict is None:
+        return found  # type: ignore[no-any-return]
+    return joined(found, verdict, _subject(verdict, connection.engine))
+
+
+def joined(found: sa.exc.DBAPIError, verdict: Verdict, subject: str) -> Exception:
     """An error of this project that is also the SQLAlchemy error that it is made from."""
-    made: BaseException = _class(verdict.kind, type(found))(f"{subject} {verdict.text}", found, verdict.retryable)
+    made: Exception = _class(verdict.kind, type(found))(f"{subject} {verdict.text}", found, verdict.retryable)
     return made
 
 
