@@ -222,6 +222,7 @@ class Repository(Generic[T]):
             batch_size=batch_size,
             columns=columns,
             hooks=hooks,
+            private=self._private,
         )
         try:
             return load.run(rows, progress)
