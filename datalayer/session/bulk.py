@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from operator import itemgetter
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -28,7 +29,7 @@ from ..tiers.upsert import changed_columns, upsert
 from .converter import Converter, flags_of
 from .hooked import hooks_of
 from .session import Session
-from .shapes import Row, Shapes, picker
+from .shapes import Row, Shapes
 
 OnConflict = Literal["error", "update", "ignore"]
 Progress = Callable[[int], object] | bool | None
@@ -110,8 +111,12 @@ class Noted:
         self._left = MOST_KEYS
         self._types = [_python_type(column) for column in schema.mapper.primary_key]
 
-    def note(self, connection: sa.Connection, keys: Collection[Row] | None, count: int) -> None:
-        """Rows with these keys, or with keys that the database makes, will be written now."""
+    @property
+    def wants_keys(self) -> bool:
+        return self._left >= 0
+
+    def note(self, connection: sa.Connection, keys: Collection[Any] | None, count: int) -> None:
+        """Rows with these keys (values of a single column, else tuples), or with keys that nobody knows yet."""
         if self._caches is None:
             return
         written = self._caches.tracker.open(connection)
@@ -121,8 +126,9 @@ class Noted:
         if keys is None or self._left < 0:
             return
         self._left -= len(keys)
-        if self._left >= 0 and all(map(self._exact, keys)):
-            for key in keys:
+        tuples = [key if len(self._types) > 1 else (key,) for key in keys] if self._left >= 0 else []
+        if self._left >= 0 and all(map(self._exact, tuples)):
+            for key in tuples:
                 written.touch(self._schema.space, key, self._schema.tables)
             return
         self._left = -1
@@ -164,7 +170,7 @@ class Senders:
         key_names = [load.mapper.get_property_by_column(c).key for c in load.mapper.primary_key]
         keyed = all(name in names for name in key_names)
         _check_answerable(load, names, key_names, keyed)
-        key_of = picker([names.index(name) for name in key_names]) if keyed else None
+        key_of = itemgetter(*[names.index(name) for name in key_names]) if keyed else None
         writer = self._copying(names) or _Inserting(load, names, self._connection)
         return _Sender(writer, key_of, self._noted, self._connection, merges=load.on_conflict == "update")
 
@@ -223,7 +229,7 @@ class _Sender:
     def __init__(
         self,
         writer: _Copying | _Inserting,
-        key_of: Callable[[Any], Row] | None,
+        key_of: Callable[[Any], Any] | None,
         noted: Noted,
         connection: sa.Connection,
         *,
@@ -237,13 +243,15 @@ class _Sender:
         self.flush = writer.flush
 
     def send(self, batch: list[Row]) -> int:
-        keys = list(map(self._key_of, batch)) if self._key_of is not None else None
+        keys: list[Any] | None = None
+        if self._key_of is not None and (self._merges or self._noted.wants_keys):
+            keys = list(map(self._key_of, batch))
         if self._merges and keys is not None:
             last = dict(zip(keys, batch, strict=True))
             if len(last) < len(batch):  # of two rows with one key the later wins
                 batch, keys = list(last.values()), list(last)
         self._noted.note(self._connection, keys, len(batch))
-        return self._writer.write(batch)
+        return self._writer.write(batch, keys if self._merges and keys is not None else ())
 
 
 class _Copying:
@@ -254,9 +262,9 @@ class _Copying:
         self._converter = converter
         self._connection = connection
 
-    def write(self, batch: list[Row]) -> int:
+    def write(self, batch: list[Row], keys: Collection[Any]) -> int:
         rows = self._converter.rows(batch)
-        return self._guarded(lambda: self._writer.write(rows), rows)
+        return self._guarded(lambda: self._writer.write(rows, keys), rows)
 
     def flush(self) -> int:
         return self._guarded(self._writer.flush, [])
@@ -292,7 +300,7 @@ class _Inserting:
         once = [mapper.column_attrs[name].columns[0].key for name in self._once]
         return upsert(dialect, mapper.local_table, given, once=once, version=mapper.version_id_col, entity=mapper)
 
-    def write(self, batch: list[Row]) -> int:
+    def write(self, batch: list[Row], _keys: Collection[Any]) -> int:
         now = utc_now(None)
         stamps = dict.fromkeys(self._now, now)
         rows = [{**dict(zip(self._names, row, strict=True)), **stamps} for row in batch]
@@ -301,7 +309,7 @@ class _Inserting:
                 row[name] = row.get(name) or now
         options = {"datalayer_keys_known": True}
         result: Any = self._load.session.execute(self._statement, rows, execution_options=options)
-        return int(result.rowcount) if self._load.on_conflict == "ignore" else len(rows)
+        return len(result.all()) if self._load.on_conflict == "ignore" else len(rows)
 
     def flush(self) -> int:
         return 0
@@ -343,7 +351,7 @@ def _ignoring(dialect: str, mapper: Mapper[Any]) -> Any:
     inserts: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
     if dialect not in inserts:
         raise ConfigError(f"bulk_load: on_conflict='ignore' needs PostgreSQL or SQLite, not {dialect}")
-    return inserts[dialect](mapper).on_conflict_do_nothing()
+    return inserts[dialect](mapper).on_conflict_do_nothing().returning(*mapper.primary_key)
 
 
 def _python_type(column: Any) -> type | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,13 +78,18 @@ class Converter:
         """The batch as it is sent."""
         if self._fill or self._stamps or self._twins or self._bound:
             return [self._row(row) for row in batch]
-        if not self._bind:
+        bind = [(i, process) for i, process in self._bind if not self._is_ready(i, batch)]
+        if not bind:
             return batch
         made = list(map(list, batch))
-        for i, process in self._bind:
+        for i, process in bind:
             for values in made:
                 values[i] = process(values[i])
         return made  # type: ignore[return-value]
+
+    def _is_ready(self, i: int, batch: list[Any]) -> bool:
+        """Whether a boolean column has nothing but booleans, which is all that its type makes sure of."""
+        return type(self.columns[i].type) is sa.Boolean and set(map(type, map(itemgetter(i), batch))) <= _BOOLEANS
 
     def _row(self, row: Row) -> Row:
         values = [*row, *[default() for default in self._fill]]
@@ -112,6 +118,7 @@ class Converter:
                 )
 
 
+_BOOLEANS = frozenset((bool, type(None)))
 _SPECIAL: Any = object()
 
 

@@ -6,7 +6,7 @@ else it is text. Which types the columns have is asked of the server: what a mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import count
 from typing import Any, NamedTuple
@@ -18,8 +18,10 @@ from ..errors import EncodeError
 Row = Sequence[Any]
 Watching = Callable[[Any], AbstractContextManager[object]]
 
-#: Rows of one COPY and of one turn of the temporary table: a refused row is noticed after at most so many.
+#: Rows of one COPY: a refused one is noticed after at most so many.
 _ROWS = 20_000
+#: Rows of one turn of the temporary table.
+_STAGED = 50_000
 
 #: bool, bytea, int8/2/4, text, json, float4/8, char, varchar, date, time, timestamp(tz), interval, numeric, uuid, jsonb.
 _BINARY = frozenset((16, 17, 20, 21, 23, 25, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1700, 2950, 3802))
@@ -87,7 +89,7 @@ class CopyIn:
     def binary(self) -> bool:
         return self._types is not None
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[Row], keys: Collection[Any] = ()) -> int:
         """Send one batch; how many rows it has."""
         try:
             with self._watching(self.driver):
@@ -129,7 +131,7 @@ class CopyIn:
 
 
 class Staged:
-    """Batches of rows by way of a temporary table into one whose rows may exist. No key comes twice in a batch.
+    """Batches of rows by way of a temporary table into one whose rows may exist.
 
     ``changed`` are the columns that are set in a row that exists, None leaves it alone. ``version`` counts up.
     """
@@ -152,24 +154,22 @@ class Staged:
         self._stage = f"pg_temp.{table}"
         self._watching = watching
         self._copy = CopyIn(connection, self._stage, columns, types, watching, patient=patient)
-        self._at = [list(columns).index(name) for name in keys if name in columns] if changed is not None else []
-        self._seen: set[tuple[Any, ...]] = set()
+        self._seen: set[Any] = set()
         self._staged = 0
         self._run(f"CREATE TEMPORARY TABLE {table} ON COMMIT DROP AS SELECT {names} FROM {target.name} WITH NO DATA")
         action = "DO NOTHING" if changed is None else _setting(quote, target.name, keys, changed, version)
         self._move = f"INSERT INTO {target.name} ({names}) SELECT {names} FROM {self._stage} ON CONFLICT {action}"
 
-    def write(self, rows: Sequence[Row]) -> int:
-        """Send one batch; how many rows were inserted or changed by now, of this batch and earlier ones."""
-        moved = 0
-        if self._at:
-            keys = {tuple(row[i] for i in self._at) for row in rows}
-            if not self._seen.isdisjoint(keys):
-                moved = self.flush()
-            self._seen |= keys
+    def write(self, rows: Sequence[Row], keys: Collection[Any]) -> int:
+        """Send one batch; how many rows were inserted or changed by now, of this batch and earlier ones.
+
+        ``keys``: those that may not come a second time before the rows are in the table.
+        """
+        moved = 0 if self._seen.isdisjoint(keys) else self.flush()
+        self._seen.update(keys)
         self._copy.write(rows)
         self._staged += len(rows)
-        return moved + (self.flush() if self._staged >= _ROWS else 0)
+        return moved + (self.flush() if self._staged >= _STAGED else 0)
 
     def flush(self) -> int:
         """Bring what is staged into the table; how many rows were inserted or changed."""

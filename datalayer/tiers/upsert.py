@@ -44,4 +44,4 @@ def changed_columns(table: sa.Table, given: Collection[str], *, once: Collection
     """The keys of the columns that an upsert changes in a row that exists."""
     blind = [c.blind for c in sealed_columns(table) if c.blind is not None and c.key in given]
     keys = {column.key for column in table.primary_key}
-    return [name for name in [*given, *blind] if name not in keys and name not in once]
+    return [name for name in dict.fromkeys([*given, *blind]) if name not in keys and name not in once]

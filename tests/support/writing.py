@@ -126,7 +126,19 @@ class Plain(Base):
     at: Mapped[dt.datetime | None] = mapped_column(sa.DateTime(timezone=True))
 
 
-MODELS = [Account, Cart, Line, Guarded, Memo, Secret, Watched, Parent, Child, Plain]
+def _label(context: Any) -> str:
+    return f"of {context.get_current_parameters()['id']}"
+
+
+class Labelled(Base):
+    """A default that looks at the row that is inserted."""
+
+    __tablename__ = "w_labelled"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(default=_label)
+
+
+MODELS = [Account, Cart, Line, Guarded, Memo, Secret, Watched, Parent, Child, Plain, Labelled]
 KEYS = {"k1": bytes(range(32))}
 
 
