@@ -32,6 +32,7 @@ from .session.session import Session
 from .session.transactions import Begin, Terms, run
 from .tiers.census import collect
 from .tiers.l3 import row_reader
+from .tiers.pool import open_now
 from .wiring import Parts, build, close_vault
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class DataLayer:
     with the scheme ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster``; without it there is no L2.
     ``models`` says which mapped classes belong to the layer: a declarative base, a list of classes, or None for any.
     Other keywords are fields of :class:`~datalayer.Settings` and override ``settings``. Nothing is connected before the
-    first use, unless ``auto_migrate`` is set. Raises ConfigError for anything that cannot be meant.
+    first use, unless ``auto_migrate`` is set or ``lazy_connect`` is off. Raises ConfigError for anything that cannot be
+    meant.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class DataLayer:
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
         _layers.add(self)
+        if not self.settings.lazy_connect:
+            self._at_start(lambda: open_now(self._parts.engine))
         if self.settings.auto_migrate:
-            self._migrate_at_start()
+            self._at_start(self._migrate_at_start)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, models: Any = None, **options: Any) -> Self:
@@ -105,6 +109,7 @@ class DataLayer:
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
+        parts.janitor.close()
         parts.watchdog.close()
         parts.l2.close()
         if parts.reading is not None:
@@ -134,6 +139,7 @@ class DataLayer:
             parts.reading.dispose(close=False)
         parts.l2.reset_after_fork()
         parts.watchdog.reset_after_fork()
+        parts.janitor.reset_after_fork()
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
@@ -333,14 +339,17 @@ class DataLayer:
         own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
         return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
 
-    def _migrate_at_start(self) -> None:
+    def _at_start(self, act: Callable[[], object]) -> None:
         try:
-            self.migrate()
-            if self.settings.migrations_directory is not None:
-                self.migrate_from()
+            act()
         except BaseException:
             self.close()
             raise
+
+    def _migrate_at_start(self) -> None:
+        self.migrate()
+        if self.settings.migrations_directory is not None:
+            self.migrate_from()
 
     def _migrations_directory(self, given: str | Path | None) -> str | Path:
         found = given or self.settings.migrations_directory

@@ -43,6 +43,7 @@ from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
+from .tiers.pool import Janitor
 from .tiers.watchdog import Watchdog
 
 
@@ -58,6 +59,7 @@ class Parts:
     coherence: Coherence
     tracker: WriteTracker
     translator: Failures
+    janitor: Janitor
     caches: Caches
     l2: SharedTier
     authority: Strict | Loose | None
@@ -106,6 +108,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     discover = _Discovery(registry, caches)
     catalog.listeners.append(caches.forget_catalog)
     tracker.install()
+    janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
     translator = Failures(engine)
     translator.install()
     heard = len(engine.dispatch.before_cursor_execute)
@@ -118,6 +121,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         coherence,
         tracker,
         translator,
+        janitor,
         caches,
         l2,
         shared.authority if shared is not None else None,
@@ -166,6 +170,10 @@ def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[st
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,
+        pool_max_lifetime_jitter=settings.pool_max_lifetime_jitter,
+        pool_min=settings.pool_min,
+        pool_max_idle=settings.pool_max_idle,
+        pool_pre_ping=settings.pool_pre_ping,
         connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,

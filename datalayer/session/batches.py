@@ -1,7 +1,7 @@
 """Rows of one model written by key in one statement a batch: upserts, and deletes that need no unit of work.
 
-Their keys are known before a statement is sent, so the caches forget exactly those. Rows of a statement are in the order
-of their keys: two writers of the same rows then wait for each other, and do not meet in a deadlock.
+Their keys are known before a statement is sent, so the caches forget exactly those. Rows of a statement are in the
+order of their keys: two writers of the same rows then wait for each other, and do not meet in a deadlock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The application's hooks around the writes of one session: before a flush, and after the COMMIT that makes it true.
 
-``before_set`` runs before the first statement of a flush, so that nothing was written when it raises. ``after_set`` waits
-for the COMMIT of the outermost transaction; what a savepoint took back is not told. Nothing here costs anything for
-models without hooks beyond one look at their class.
+``before_set`` runs before the first statement of a flush, so that nothing was written when it raises. ``after_set``
+waits for the COMMIT of the outermost transaction; what a savepoint took back is not told. Models without hooks cost one
+look at their class.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _ROWS = 20_000
 #: Rows of one turn of the temporary table.
 _STAGED = 50_000
 
-#: bool, bytea, int8/2/4, text, json, float4/8, char, varchar, date, time, timestamp(tz), interval, numeric, uuid, jsonb.
+#: bool, bytea, int8/2/4, text, json, float4/8, char, varchar, date, time, timestamp(tz), interval, numeric, uuid, jsonb
 _BINARY = frozenset((16, 17, 20, 21, 23, 25, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1700, 2950, 3802))
 
 _COLUMNS = """
@@ -113,7 +113,7 @@ class CopyIn:
         return self._copy
 
     def flush(self) -> int:
-        """End the COPY that is open; the rows are in the table. What the server refuses is raised here at the latest."""
+        """End the COPY that is open. What the server refuses is raised here at the latest."""
         opened, self._open, self._copy = self._open, None, None
         if opened is not None:
             with self._watching(self.driver):
@@ -204,7 +204,7 @@ def _setting(
 
 
 def unlimited(connection: sa.Connection) -> None:
-    """Lift the limit of a statement for the rest of the transaction: a COPY waits for its rows, however slow they come."""
+    """Lift the limit of a statement for the rest of the transaction: a COPY waits for its rows, however slow."""
     cursor: Any = connection.connection.cursor()
     try:
         cursor.execute("SET LOCAL statement_timeout = 0")

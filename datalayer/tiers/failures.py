@@ -95,6 +95,7 @@ _UNKNOWN = Verdict(
 )
 _LOST = Verdict(L3UnavailableError, "was lost before COMMIT was sent, so that nothing was committed", True)
 _NO_CONNECTION = Verdict(L3UnavailableError, "cannot be reached; is it running, and does the url name it?", True)
+_REFUSED = Verdict(L3UnavailableError, "refused the connection; look at user, password and database name in the url")
 
 _SLOT = "datalayer.commit"
 
@@ -142,10 +143,18 @@ def _not_committing(connection: sa.Connection, *_: Any) -> None:
 def _judged(context: Any) -> Verdict | None:
     connection, cause = context.connection, context.original_exception
     if connection is None:
-        return _by_code(cause) or (_NO_CONNECTION if _is_operational(context) else None)
+        return _by_code(cause) or (_of_connecting(cause) if _is_operational(context) else None)
     if context.is_disconnect:
         return _UNKNOWN if _was_committing(connection, context.statement) else _timeout_of(cause) or _LOST
     return _by_code(cause)
+
+
+def _of_connecting(cause: Any) -> Verdict:
+    """The driver gives no SQLSTATE for a connection that was not made: only the server's words are left."""
+    said = str(cause)
+    if "too many" in said or "connection slots" in said:
+        return _SQLSTATES["53300"]
+    return _REFUSED if any(part in said for part in ("authentication", "does not exist", "pg_hba")) else _NO_CONNECTION
 
 
 def _is_operational(context: Any) -> bool:

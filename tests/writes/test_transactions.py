@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_block_commits_and_its_instances_stay_loaded(layer: DataLayer) -> None
 
 def test_a_block_that_raises_changes_nothing(layer: DataLayer) -> None:
     account(layer)
-    with pytest.raises(RuntimeError), layer.begin() as session:
+    with pytest.raises(RuntimeError), layer.begin() as session:  # noqa: PT012  # the block fails as a whole
         session.get_one(Account, 1).balance = 7
         session.flush()
         raise RuntimeError
@@ -58,7 +59,7 @@ def test_a_savepoint_takes_back_its_own_part_only(layer: DataLayer) -> None:
     account(layer, 2)
     with layer.begin() as session:
         session.get_one(Account, 1).balance = 7
-        with pytest.raises(RuntimeError), session.begin_nested():
+        with pytest.raises(RuntimeError), session.begin_nested():  # noqa: PT012  # the block fails as a whole
             session.get_one(Account, 2).balance = 8
             session.flush()
             raise RuntimeError
@@ -93,7 +94,7 @@ def test_a_read_only_transaction_reads_and_refuses_every_write(
         assert session.get_one(Account, 1).balance == 100
         assert session.scalar(sa.select(sa.func.count()).select_from(Account)) == 1
         assert session.scalar(sa.text("SELECT 1")) == 1
-    with pytest.raises(TransactionFailed, match="only read") as failure, layer.begin(read_only=True) as session:
+    with pytest.raises(TransactionFailed, match="only read") as failure, layer.begin(read_only=True) as session:  # noqa: PT012  # the block fails as a whole
         write(session)
         session.flush()
     assert not failure.value.retryable
@@ -128,7 +129,7 @@ def test_terms_that_cannot_be_meant_are_refused(layer: DataLayer, options: dict[
 def test_a_statement_that_takes_longer_than_the_timeout_ends_the_transaction(pg: DataLayer) -> None:
     account(pg)
     began = time.monotonic()
-    with pytest.raises(TransactionTimeout) as failure, pg.begin(timeout="200ms") as session:
+    with pytest.raises(TransactionTimeout) as failure, pg.begin(timeout="200ms") as session:  # noqa: PT012  # the block fails as a whole
         session.get_one(Account, 1).balance = 7
         session.flush()
         session.execute(sa.text("SELECT pg_sleep(20)"))
@@ -141,15 +142,15 @@ def test_a_statement_that_takes_longer_than_the_timeout_ends_the_transaction(pg:
 
 def test_after_its_deadline_a_transaction_neither_goes_on_nor_commits(layer: DataLayer) -> None:
     account(layer)
-    with (
-        pytest.raises(TransactionTimeout, match="longer than its timeout of 0.05 s"),
+    with (  # noqa: PT012  # the block fails as a whole
+        pytest.raises(TransactionTimeout, match=r"longer than its timeout of 0\.05 s"),
         layer.begin(timeout=0.05) as session,
     ):
         session.get_one(Account, 1).balance = 7
         session.flush()
         threading.Event().wait(0.06)
         session.scalar(sa.select(1))
-    with pytest.raises(TransactionTimeout), layer.begin(timeout=0.05) as session:
+    with pytest.raises(TransactionTimeout), layer.begin(timeout=0.05) as session:  # noqa: PT012  # the block fails as a whole
         session.get_one(Account, 1).balance = 7
         session.flush()
         threading.Event().wait(0.06)
@@ -173,10 +174,8 @@ def conflict(layer: DataLayer, both: threading.Barrier, outcomes: list[Any]) -> 
 
     def body(session: Session) -> int:
         found = session.scalars(sa.select(Account).where(Account.id == 1)).one()
-        try:
+        with suppress(threading.BrokenBarrierError):  # the second try is alone
             both.wait(timeout=5)
-        except threading.BrokenBarrierError:
-            pass  # the second try is alone
         found.balance += 1
         return found.balance
 
@@ -352,7 +351,7 @@ def test_sqlite_says_that_another_writer_was_quicker(sqlite_url: str) -> None:
         with layer.begin() as first:
             first.get_one(Account, 1).balance = 7
             first.flush()
-            with pytest.raises(TransactionFailed, match="SQLite has one writer") as failure, layer.begin() as second:
+            with pytest.raises(TransactionFailed, match="SQLite has one writer") as failure, layer.begin() as second:  # noqa: PT012  # the block fails as a whole
                 second.execute(sa.text("PRAGMA busy_timeout=10"))
                 second.execute(sa.update(Account).values(balance=8))
         assert failure.value.retryable
