@@ -33,6 +33,7 @@ from .session.transactions import Begin, Terms, run
 from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .tiers.pool import open_now
+from .transaction import Transaction
 from .wiring import Parts, build, close_vault
 
 if TYPE_CHECKING:
@@ -208,6 +209,21 @@ class DataLayer:
             fn,
             Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries),
         )
+
+    def transaction(
+        self, *, isolation: str | None = None, timeout: float | str | None = None, retries: int = 3
+    ) -> Transaction:
+        """Collect writes of several models and commit them together: ``.set(a).set(b).delete(Cart, 7).commit()``.
+
+        What was collected is run again like :meth:`run`, at most ``retries`` times.
+        """
+        terms = Terms.of(isolation=isolation, timeout=timeout, retries=retries)
+        return Transaction(lambda write: run(self._one_shot_session, write, terms), self._rows)
+
+    def _rows(self, session: Session, model: type[Any]) -> Repository[Any]:
+        self._open().registry.resolve(model)
+        made: Repository[Any] = Repository[model](session)  # type: ignore[valid-type]
+        return made
 
     def repository(self, model: type[T], *, consistency: Consistency | None = None) -> Repository[T]:
         """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once."""
