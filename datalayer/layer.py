@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from .config.env import from_env
 from .config.settings import Settings
 from .config.yaml import from_yaml
+from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .crypto.manage import Crypto
@@ -146,6 +147,7 @@ class DataLayer:
             parts.authority.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
+        parts.caches.results.reset_after_fork()
 
     def _open(self) -> Parts:
         if self._closed:
@@ -393,6 +395,20 @@ class DataLayer:
     def consistency(self, level: Consistency) -> AbstractContextManager[None]:
         """Reads of this thread have this level inside the block."""
         return self._open().caches.levels.at(level)
+
+    def after(self, token: str | None) -> AbstractContextManager[None]:
+        """Reads of this thread see the writes of a ``session.causal_token`` inside the block, whoever made them.
+
+        Where this process has heard of them already, that costs nothing; else the reads are at least ``"shared"``, or
+        ``"database"`` when no Redis told of the writes. A token that cannot be read counts as never heard; an empty
+        one, or None, asks for nothing.
+        """
+        parts = self._open()
+        wanted = parse_token(token or "")
+        if not wanted or (parts.authority is not None and parts.authority.caught_up(wanted)):
+            return nullcontext()
+        strict = parts.authority is not None and parts.authority.strict and wanted != UNHEARD
+        return parts.caches.levels.at_least("shared" if strict else "database")
 
     def cache_disabled(self) -> AbstractContextManager[None]:
         """The kill switch: every read of every thread asks the database inside the block; writes still invalidate."""

@@ -15,6 +15,7 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.exc import StaleDataError
 
+from .config.units import seconds
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .errors import (
@@ -28,12 +29,14 @@ from .errors import (
 )
 from .models.columns import utc_now
 from .models.hooks import Hooks, run_before_get, run_before_set
+from .models.quiet import leaves_no_values
 from .models.schema import Schema, schema_of
 from .models.sealed import encrypted_attributes, opened
 from .query.compile import to_select
 from .query.page import Page, keyset
 from .session.batches import Batches
 from .session.bulk import BulkLoad, OnConflict, Progress
+from .session.lists import rows_in_session
 from .session.many import get_many
 from .session.reader import Reader
 from .session.session import Session
@@ -48,7 +51,13 @@ T = TypeVar("T")
 
 _BATCH = 1000
 
+_GIVEN_VALUES = (
+    *("get_by", "search", "count", "page", "warm"),
+    *("create_many", "update", "set_many", "bulk_load", "compare_and_set"),
+)
 
+
+@leaves_no_values(*_GIVEN_VALUES)
 class Repository(Generic[T]):
     """Reads and writes of one model in one session. As thread-safe as the session: not at all.
 
@@ -130,6 +139,27 @@ class Repository(Generic[T]):
     def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
         """The rows that match, at most 100 unless the query says otherwise."""
         return list(self.session.scalars(self._select(query)).unique().all())
+
+    def search_cached(
+        self,
+        query: Q[T] | sa.Select[Any] | None = None,
+        *,
+        ttl: float | str | None = None,
+        consistency: Consistency | None = None,
+    ) -> list[T]:
+        """As :meth:`search`, from a cached list of keys and one batch of rows through the tiers.
+
+        Never served after a commit that could change it: writes of the tables that the query reads invalidate it, and
+        of a query by ``region = 'eu'``, with ``CachePolicy(query_tags=("region",))``, only writes of such rows.
+        ``ttl`` bounds its life, in seconds or as text. A query that is more than tables and values (text, ``now()``,
+        locks, loader options) is not cached but run.
+        """
+        statement, life = self._select(query), None if ttl is None else seconds(ttl, name="ttl")
+        with self.session._at(consistency or self._consistency):
+            found = rows_in_session(self.session, statement, self._schema, life)
+        if found is None:
+            return self.search(query)
+        return [live for row in found if (live := self._live(row)) is not None]
 
     def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
         """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1."""
@@ -516,6 +546,7 @@ def _is_unique_violation(error: sa.exc.IntegrityError) -> bool:
     return "UNIQUE constraint" in str(origin)
 
 
+@leaves_no_values(*_GIVEN_VALUES)
 class OneShotRepository(Repository[T]):
     """The same calls, each in a session and a transaction of its own; instances come back detached. Thread-safe.
 
@@ -570,6 +601,19 @@ class OneShotRepository(Repository[T]):
 
     def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
         return self._once("search", query)  # type: ignore[no-any-return]
+
+    def search_cached(
+        self,
+        query: Q[T] | sa.Select[Any] | None = None,
+        *,
+        ttl: float | str | None = None,
+        consistency: Consistency | None = None,
+    ) -> list[T]:
+        life = None if ttl is None else seconds(ttl, name="ttl")
+        found = self._reader.listed(self._select(query), life, consistency or self._consistency)
+        if found is None:
+            return self._once("search", query)  # type: ignore[no-any-return]
+        return [live for row in found if (live := self._live(row)) is not None]
 
     def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
         return self._once("page", query, after=after, size=size)  # type: ignore[no-any-return]

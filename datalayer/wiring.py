@@ -20,11 +20,13 @@ from .coherence.ledger import Ledger
 from .coherence.local import Coherence
 from .coherence.loose import Loose
 from .coherence.strict import Strict
+from .coherence.touched import home, table_tag, vague_tag, value_tag
 from .config.settings import Settings
 from .contracts.cipher import RowSealing
 from .contracts.clock import Clock, SystemClock
 from .contracts.keys import key_text
 from .contracts.levels import Levels
+from .contracts.results import SharedResults
 from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
 from .crypto.statements import StatementRules
@@ -35,6 +37,7 @@ from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
 from .session.caches import Caches
 from .session.catalog import Catalog
+from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
@@ -82,7 +85,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
     failures: Counter[str] = Counter()
     levels = Levels()
-    coherence = Coherence(discover=lambda: discover())
+    coherence = Coherence(discover=lambda: discover(), tables=lambda: _table_names(registry))
     reading = None
     if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg":
         reading = reading_engine(engine)
@@ -91,7 +94,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
-    catalog = Catalog(lambda: registry.metadata)
+    catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
     caches = Caches(
         engine,
@@ -104,6 +107,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         page_secret=partial(_page_secret, settings, engine),
         failures=failures,
         watching=watchdog.watching,
+        results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
     catalog.listeners.append(caches.forget_catalog)
@@ -191,6 +195,7 @@ class _Shared:
     """What a layer with Redis has besides."""
 
     tier: SharedTier
+    results: SharedResults
     authority: Strict | Loose
 
 
@@ -205,7 +210,8 @@ def _shared(
     """The shared tier and its authority: the whole protocol on PostgreSQL, the loose one on any other database."""
     if not settings.redis:
         return None
-    from .tiers.l2 import RedisBackplane, RedisTier, Subscriber, Wire, topology_of  # redis-py, only where it is used
+    # redis-py, only where it is used
+    from .tiers.l2 import RedisBackplane, RedisResults, RedisTier, Subscriber, Wire, topology_of
 
     wire = Wire(
         topology_of(settings.redis, timeout=settings.redis_timeout, most=settings.redis_pool_size),
@@ -214,7 +220,7 @@ def _shared(
         breaker=Breaker(settings.breaker_failures, settings.breaker_reset, clock.monotonic),
         on_error=lambda reason: failures.update((reason,)),
     )
-    backplane = RedisBackplane(wire)
+    backplane = RedisBackplane(wire, home)
     authority: Strict | Loose
     if postgres is None:
         authority = Loose(backplane, clock.monotonic)
@@ -231,7 +237,48 @@ def _shared(
             settle=coherence.settle,
         )
     coherence.remote = authority
-    return _Shared(RedisTier(wire, authority), authority)
+    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority)
+
+
+def _results(
+    settings: Settings,
+    engine: sa.Engine,
+    shared: _Shared | None,
+    coherence: Coherence,
+    registry: Registry,
+    clock: Clock,
+    hides_rows: Callable[[sa.Table], bool],
+) -> Results:
+    def secured(name: str) -> bool:
+        return any(hides_rows(m.tables[name]) for m in registry.watched if name in m.tables)
+
+    return Results(
+        l1=_l1(settings, engine, CachePolicy(), clock),
+        tags=coherence.tags,
+        namer=Namer(table_tag, vague_tag, value_tag),
+        shared=shared.results if shared is not None else None,
+        horizon=shared.authority.horizon if shared is not None else FOREVER,
+        entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
+        codec=codec_named(settings.codec),
+        secret=partial(_page_secret, settings, engine),
+        dialect=engine.dialect,
+        known=lambda: registry.watched,
+        secured=secured,
+        flights=Flights(),
+    )
+
+
+def _l1(settings: Settings, engine: sa.Engine, policy: CachePolicy, clock: Clock) -> L1:
+    eviction = policy.l1.eviction
+    ttl = settings.effective_l1_ttl(has_redis=bool(settings.redis), multi_process_db=engine.dialect.name != "sqlite")
+    return L1(
+        max_entries=policy.l1.max_entries or settings.l1_max_entries,
+        max_bytes=policy.l1.max_bytes or settings.l1_max_bytes,
+        ttl=_first(policy.l1.ttl, ttl),
+        eviction=str(getattr(eviction, "value", eviction)) if eviction else settings.l1_eviction,
+        jitter=settings.ttl_jitter,
+        clock=clock.monotonic,
+    )
 
 
 class _Discovery:
@@ -245,9 +292,13 @@ class _Discovery:
     def __call__(self) -> None:
         size = self._registry.size()
         if size != self._seen:
-            for cls in self._registry.classes():
-                self._caches.prospect(schema_of(self._registry.resolve(cls)))
+            for mapper in self._registry.usable():
+                self._caches.prospect(schema_of(mapper))
             self._seen = size
+
+
+def _table_names(registry: Registry) -> set[str]:
+    return {table.fullname for metadata in registry.watched for table in metadata.tables.values()}
 
 
 def _key_types(registry: Registry) -> Any:
@@ -263,7 +314,7 @@ def _key_types(registry: Registry) -> Any:
 
 
 def _find_key_type(registry: Registry, name: str) -> type | None:
-    for metadata in registry.metadata:
+    for metadata in registry.watched:
         table = metadata.tables.get(name)
         if table is not None and len(table.primary_key.columns) == 1:
             try:
@@ -290,21 +341,18 @@ class _LadderMaker:
         self._l2 = shared.tier if shared is not None else NullTier()
         self._horizon = shared.authority.horizon if shared is not None else FOREVER
         self._coherence = coherence
-        self._clock = clock
         self._sealing = sealing
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
-        self._l1_ttl = settings.effective_l1_ttl(
-            has_redis=bool(settings.redis), multi_process_db=engine.dialect.name != "sqlite"
-        )
+        self._l1 = partial(_l1, settings, engine, clock=clock)
 
     def __call__(self, schema: Schema) -> Ladder:
         settings, policy = self._settings, schema.policy
-        l1 = self._l1(policy)
+        l1 = self._l1(policy=policy)
         ladder = Ladder(
             schema,
             l1=l1,
-            lookups=self._l1(policy),
+            lookups=self._l1(policy=policy),
             l2=self._l2,
             guard=Guard(l1),
             codec=self._codec,
@@ -324,18 +372,6 @@ class _LadderMaker:
         )
         self._coherence.register(ladder)
         return ladder
-
-    def _l1(self, policy: CachePolicy) -> L1:
-        settings = self._settings
-        eviction = policy.l1.eviction
-        return L1(
-            max_entries=policy.l1.max_entries or settings.l1_max_entries,
-            max_bytes=policy.l1.max_bytes or settings.l1_max_bytes,
-            ttl=_first(policy.l1.ttl, self._l1_ttl),
-            eviction=str(getattr(eviction, "value", eviction)) if eviction else settings.l1_eviction,
-            jitter=settings.ttl_jitter,
-            clock=self._clock.monotonic,
-        )
 
 
 def _first(own: Any, default: float) -> float:

@@ -32,6 +32,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         _add_options(command)
+        if run is not _rotate:
+            command.add_argument("--after", metavar="TABLE:KEY", help="continue where an interrupted run stopped")
         command.set_defaults(run=_guarded(run))
     return parser
 
@@ -55,17 +57,29 @@ def _positive(text: str) -> int:
 
 def _guarded(run: Callable[[Crypto, argparse.Namespace, dict[str, Any]], int]) -> Callable[[argparse.Namespace], int]:
     def guarded(args: argparse.Namespace) -> int:
+        bar = _Bar(sys.stderr, shown=not args.json)
         try:
-            with _open(args) as layer, _Bar(sys.stderr, shown=not args.json) as bar:
-                options: dict[str, Any] = {"progress": bar}
-                if args.batch_size is not None:
-                    options["batch_size"] = args.batch_size
-                return run(layer.crypto, args, options)
+            with _open(args) as layer, bar:
+                return run(layer.crypto, args, _options(args, bar))
+        except KeyboardInterrupt:
+            print(f"datalayer crypto: interrupted; {_advice(args, bar.last)}", file=sys.stderr)
+            return 130
         except DataLayerError as error:
             print(f"datalayer crypto: {error}", file=sys.stderr)
             return 2
 
     return guarded
+
+
+def _options(args: argparse.Namespace, bar: _Bar) -> dict[str, Any]:
+    return {"progress": bar} if args.batch_size is None else {"progress": bar, "batch_size": args.batch_size}
+
+
+def _advice(args: argparse.Namespace, last: Progress | None) -> str:
+    position = last.position if last is not None else None
+    if args.crypto_command == "rotate" or position is None:
+        return "run it again to continue" if args.crypto_command == "rotate" else "run it again"
+    return f"--after {position} continues from there"
 
 
 def _open(args: argparse.Namespace) -> DataLayer:
@@ -93,15 +107,25 @@ def _rotate(crypto: Crypto, args: argparse.Namespace, options: dict[str, Any]) -
 
 
 def _status(crypto: Crypto, args: argparse.Namespace, options: dict[str, Any]) -> int:
-    status = crypto.status(*args.tables, **options)
+    status = crypto.status(*_rest(crypto, args, options), **options)
     _say(args, status.to_dict(), _status_lines(status))
     return 0 if status.ok else 1
 
 
 def _verify(crypto: Crypto, args: argparse.Namespace, options: dict[str, Any]) -> int:
-    report = crypto.verify(*args.tables, **options)
+    report = crypto.verify(*_rest(crypto, args, options), **options)
     _say(args, report.to_dict(), _verify_lines(report))
     return 0 if report.ok else 1
+
+
+def _rest(crypto: Crypto, args: argparse.Namespace, options: dict[str, Any]) -> list[str]:
+    """The tables that are left, with the place to continue from among the options."""
+    if args.after is None:
+        return list(args.tables)
+    options["after"] = crypto.resume(args.after)
+    (begun,) = options["after"]
+    names = list(args.tables or crypto.tables)
+    return names[names.index(begun) :] if begun in names else names
 
 
 def _say(args: argparse.Namespace, found: dict[str, Any], lines: list[str]) -> None:
@@ -139,6 +163,7 @@ class _Bar:
         self._stream = stream
         self._shown = shown and stream.isatty()
         self._drawn = False
+        self.last: Progress | None = None
 
     def __enter__(self) -> _Bar:
         return self
@@ -148,6 +173,11 @@ class _Bar:
             self._stream.write("\n")
 
     def __call__(self, progress: Progress) -> None:
+        self.last = progress
+        self.draw(progress)
+
+    def draw(self, progress: Progress) -> None:
+        """The line for a progress."""
         if not self._shown:
             return
         share = progress.done / progress.total if progress.total else 1.0

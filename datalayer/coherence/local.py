@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..contracts.causal import UNHEARD, Token
 from ..contracts.coherence import Change, Outcome, Space, WriteSet
-from .touched import Touched, touched
+from .tags import Tags
+from .touched import Touched, query_tags, touched
 
 log = logging.getLogger("datalayer.coherence")
 
@@ -23,8 +25,14 @@ log = logging.getLogger("datalayer.coherence")
 class Remote(Protocol):
     """The half of a commit that other processes see. Thread-safe."""
 
-    def announce(self, names: Touched, connection: Any) -> Any:
-        """Before COMMIT, on the connection that will send it; returns what :meth:`lift` wants."""
+    def announce(self, names: Touched, connection: Any, *, patient: bool) -> Any:
+        """Before COMMIT, on the connection that will send it; returns what :meth:`lift` wants.
+
+        ``patient``: return only when no other process serves from its memory what is announced.
+        """
+
+    def token(self, announced: Any) -> Token:
+        """What other processes must have heard to know of the write."""
 
     def lift(self, announced: Any, outcome: Outcome) -> None:
         """After it."""
@@ -39,8 +47,11 @@ class Remote(Protocol):
 class Alone:
     """The remote half of a layer without a shared tier."""
 
-    def announce(self, names: Touched, connection: Any) -> None:
+    def announce(self, names: Touched, connection: Any, *, patient: bool) -> None:
         """There is nobody to tell."""
+
+    def token(self, announced: Any) -> Token:
+        return UNHEARD
 
     def lift(self, announced: Any, outcome: Outcome) -> None:
         """There is nobody to tell."""
@@ -59,18 +70,28 @@ class Marks:
     write_set: WriteSet
     changes: list[tuple[Space, Change]] = field(default_factory=list)
     remote: Any = None
+    token: Token = ()
+    tags: tuple[str, ...] = ()
 
 
 class Coherence:
     """The spaces of one layer and the transactions that are being committed. Thread-safe.
 
-    ``discover`` makes every space of the layer known, whether this process has read it or not.
+    ``discover`` makes every space of the layer known, whether this process has read it or not; ``tables`` names every
+    table. ``tags`` are those of cached queries.
     """
 
-    def __init__(self, remote: Remote | None = None, discover: Callable[[], object] = bool) -> None:
+    def __init__(
+        self,
+        remote: Remote | None = None,
+        discover: Callable[[], object] = bool,
+        tables: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self.remote: Remote = remote or Alone()
+        self.tags = Tags()
         self.unknown = 0
         self._discover = discover
+        self._tables = tables
         self._lock = threading.Lock()
         self._spaces: weakref.WeakSet[Any] = weakref.WeakSet()
         self._active: set[Marks] = set()
@@ -91,21 +112,25 @@ class Coherence:
         """Announce a commit, here and to the other processes. What ``remote`` raises leaves no mark here."""
         marks = Marks(write_set)
         names = self._names(write_set)
+        marks.tags = names.narrow
+        self.tags.begin(marks.tags)
         with self._lock:
             self._active.add(marks)
             self._announce(marks, self._spaces)
         try:
-            marks.remote = self.remote.announce(names, connection)
+            patient = any(space.strict_local for space, _ in marks.changes)
+            marks.remote = self.remote.announce(names, connection, patient=patient)
         except BaseException:
             self._end(marks, Outcome.ROLLED_BACK)
             raise
+        marks.token = self.remote.token(marks.remote)
         return marks
 
     def _names(self, write_set: WriteSet) -> Touched:
         if isinstance(self.remote, Alone):
-            return Touched()
+            return Touched(narrow=tuple(query_tags(write_set, self._tables() if write_set.everything else ())))
         self._discover()
-        return touched(write_set, self.spaces(), change_for)
+        return touched(write_set, self.spaces(), change_for, self._tables() if write_set.everything else ())
 
     def _announce(self, marks: Marks, spaces: Iterable[Space]) -> None:
         for space in spaces:
@@ -130,6 +155,7 @@ class Coherence:
             changes = list(marks.changes)
         for space, change in changes:
             space.end(change, outcome)
+        self.tags.end(marks.tags)
 
     def settle(self) -> None:
         """Lift the marks of transactions whose outcome was not told and that have ended since."""
@@ -140,12 +166,14 @@ class Coherence:
 
     def forget(self, write_set: WriteSet) -> None:
         """Drop what ``write_set`` names from every tier, as if a transaction with it had just committed."""
-        marks = Marks(write_set)
+        names = self._names(write_set)
+        marks = Marks(write_set, tags=names.narrow)
+        self.tags.begin(marks.tags)
         with self._lock:
             self._active.add(marks)
             self._announce(marks, self._spaces)
         try:
-            self.remote.drop(self._names(write_set))
+            self.remote.drop(names)
         finally:
             self._end(marks, Outcome.COMMITTED)
 
@@ -159,6 +187,8 @@ class Coherence:
             if kind in ("t:=", "t:+"):
                 for space in spaces.get(tag, ()):
                     space.heard_whole() if kind == "t:=" else space.heard_births()
+            elif kind in ("t:?", "t:!"):
+                self.tags.heard((name[2:],))
             elif not kind.startswith("t:"):
                 owner, _, id = name.partition(":")
                 for space in spaces.get(owner, ()):
@@ -166,6 +196,7 @@ class Coherence:
 
     def lost(self) -> None:
         """Something was not heard: anything may have changed."""
+        self.tags.lost()
         for space in self.spaces():
             space.heard_whole()
 
@@ -182,6 +213,7 @@ class Coherence:
         """The parent's transactions are not ours: only its spaces are."""
         self._lock = threading.Lock()
         self._active, self._lost = set(), []
+        self.tags.reset_after_fork()
 
 
 def change_for(space: Space, written: WriteSet) -> Change:

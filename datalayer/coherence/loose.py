@@ -14,6 +14,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
+from ..contracts.causal import UNHEARD, Token
 from ..contracts.clock import boottime
 from ..contracts.coherence import Outcome
 from ..contracts.fence import NOWHERE, Backplane, Names, Refusal, Stand, State, stand
@@ -86,7 +87,7 @@ class Loose:
 
     # -- writes ----------------------------------------------------------------------------------------------------
 
-    def announce(self, touched: Touched, connection: Any) -> Touched:
+    def announce(self, touched: Touched, connection: Any, *, patient: bool) -> Touched:
         """Before COMMIT: nothing, there is no way to tell another process how it ended."""
         return touched
 
@@ -113,6 +114,12 @@ class Loose:
         return {s: names for s, names in todo.items() if s not in answers or isinstance(answers[s], Refusal)}
 
     # -- life ------------------------------------------------------------------------------------------------------
+
+    def token(self, announced: Any) -> Token:
+        return UNHEARD
+
+    def caught_up(self, token: Token) -> bool:
+        return False
 
     def ended(self, announced: Any) -> bool:
         """This database cannot tell."""

@@ -14,6 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
+
+from ..contracts.causal import Position, Token
 from ..contracts.coherence import Outcome
 from ..contracts.fence import IMMORTAL, Backplane, Marked, Names, Payload, Stand, State
 from ..contracts.pauses import point
@@ -45,9 +48,9 @@ class Announced(NamedTuple):
     payloads: Mapping[str, Payload]
 
     @property
-    def token(self) -> tuple[tuple[int, bytes, int], ...]:
+    def token(self) -> Token:
         """What another process must have heard to see this write in its L1."""
-        return tuple((g, place.stand.epoch, place.marked.sequence) for g, place in self.places.items())
+        return tuple(Position(g, place.stand.epoch, place.marked.sequence) for g, place in self.places.items())
 
 
 class Marker:
@@ -87,19 +90,15 @@ class Marker:
         self._everywhere(set(todo), mark)
         return Announced(writer, xid, places, payloads or {})
 
-    def drop(self, names: Touched) -> tuple[tuple[int, bytes, int], ...]:
+    def drop(self, names: Touched) -> None:
         """Forget values of a write that is over, everywhere."""
         todo = distribute(names, self._backplane)
-        token: list[tuple[int, bytes, int]] = []
 
         def drop(stands: dict[int, Stand]) -> set[int]:
             answers = self._backplane.drop(stands, {g: todo[g] for g in stands})
-            done = {g: answer for g, answer in answers.items() if isinstance(answer, Marked)}
-            token.extend((g, stands[g].epoch, answer.sequence) for g, answer in done.items())
-            return set(done)
+            return {g for g, answer in answers.items() if isinstance(answer, Marked)}
 
         self._everywhere(set(todo), drop)
-        return tuple(token)
 
     def _everywhere(self, todo: set[int], act: Callable[[dict[int, Stand]], set[int]]) -> None:
         """Run ``act`` on every shard under a live stand; shards that are off for long enough need nothing."""
@@ -161,12 +160,13 @@ def transaction_id(connection: Any) -> str:
     """
     if connection._is_autocommit_isolation():
         return IMMORTAL
-    cursor = connection.connection.cursor()
+    driver = connection.dialect.loaded_dbapi
     try:
-        cursor.execute("SELECT pg_current_xact_id()::text")
-        return str(cursor.fetchone()[0])
-    finally:
-        cursor.close()
+        with connection.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()::text")
+            return str(cursor.fetchone()[0])
+    except driver.Error as error:  # past SQLAlchemy's own translation, because nobody need see this statement
+        raise sa.exc.DBAPIError.instance(None, None, error, driver.Error, hide_parameters=True) from error
 
 
 __all__ = ["Announced", "Marker", "transaction_id"]

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ..contracts.causal import Token
 from ..contracts.clock import boottime
 from ..contracts.coherence import Outcome
 from ..contracts.fence import Backplane, Stand, State
+from ..contracts.pauses import point
 from .bus import Audience, Bus, Listener
 from .fence import Fence
 from .ledger import Ledger
@@ -27,8 +30,6 @@ from .touched import Touched
 log = logging.getLogger("datalayer.coherence")
 
 _LOOK_AGAIN = 0.02
-
-Token = tuple[tuple[int, bytes, int], ...]
 
 
 class Strict:
@@ -57,6 +58,7 @@ class Strict:
         self.settle = settle
         self.stands = self.fence.stands
         self.horizon = self.bus.horizon
+        self.sleep: Callable[[float], object] = time.sleep
         self._ledger = ledger
         self._listener = listener
         self._lock = threading.Lock()
@@ -101,11 +103,16 @@ class Strict:
 
     # -- the remote half of commits --------------------------------------------------------------------------------
 
-    def announce(self, names: Touched, connection: Any) -> Announced | None:
+    def announce(self, names: Touched, connection: Any, *, patient: bool) -> Announced | None:
         if not names:
             return None
         self.start()
-        return self.marker.announce(names, transaction_id(connection))
+        point("write.after_flush")
+        announced = self.marker.announce(names, transaction_id(connection))
+        point("write.after_mark")
+        if patient:  # by then nobody serves from memory what the marks name
+            self.sleep(self.bus.lease)
+        return announced
 
     def lift(self, announced: Announced | None, outcome: Outcome) -> None:
         if announced is not None:
@@ -119,9 +126,12 @@ class Strict:
     def ended(self, announced: Announced | None) -> bool:
         return announced is None or self._ledger.ended([announced.xid])[announced.xid]
 
+    def token(self, announced: Announced | None) -> Token:
+        return announced.token if announced is not None else ()
+
     def caught_up(self, token: Token) -> bool:
-        """Whether L1 of this process has heard of a write of another one."""
-        return all(self.bus.caught_up(*part) for part in token if part[0] < len(self.stands))
+        """Whether this process has heard of these writes of another one."""
+        return all(0 <= part.shard < len(self.stands) and self.bus.caught_up(*part) for part in token)
 
     # -- threads ---------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """What a write set means to the shared tier: the names of keys and tags, shard by shard.
 
 Tags of a space: ``=<space>`` stands for all of its rows, ``+<space>`` for rows that did not exist. They are marked in
-every shard, because every shard holds rows of the space. Tags of cached queries, which live in one shard each:
-``?<table>`` for any change of a table, ``!<table>`` for changes whose old and new values are not known,
-``?<table>.<column>=<digest>`` for rows with a value.
+every shard, because every shard holds rows of the space. Tags of cached queries live in one shard for each table:
+``?<table>`` for any change of the table, ``!<table>`` for changes whose old and new values are not known,
+``?<table>:<column>=<digest>`` for rows with a value.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 from ..contracts.coherence import Change, WriteSet
 from ..contracts.fence import Names
@@ -18,6 +19,9 @@ from ..contracts.keys import key_text
 
 #: A transaction that wrote more rows of one space than this marks the space instead.
 MOST_KEYS = 2000
+
+#: A transaction that wrote more values than this, of columns that cached queries ask by, does not name them.
+MOST_VALUES = 200
 
 
 class Named(Protocol):
@@ -45,8 +49,13 @@ class Shards(Protocol):
     def shard_of(self, name: str) -> int: ...
 
 
-def touched(written: WriteSet, spaces: Iterable[Named], changes: Callable[[Any, WriteSet], Change]) -> Touched:
-    """The names of everything that ``written`` concerns. A table without a known space is named after itself."""
+def touched(
+    written: WriteSet, spaces: Iterable[Named], changes: Callable[[Any, WriteSet], Change], tables: Iterable[str]
+) -> Touched:
+    """The names of everything that ``written`` concerns. A table without a known space is named after itself.
+
+    ``tables`` are all that there are.
+    """
     keys: list[str] = []
     wide: set[str] = set()
     known: set[str] = set()
@@ -55,12 +64,12 @@ def touched(written: WriteSet, spaces: Iterable[Named], changes: Callable[[Any, 
         _name(space.space, changes(space, written), keys, wide)
     for base, rows in written.keys.items():
         if base not in known:
-            _name(base, Change(keys=frozenset(rows)), keys, wide)
+            _name(_quoted(base), Change(keys=frozenset(rows)), keys, wide)
     for table in (written.tables | written.deleted | written.rekeyed) - known:
-        wide.add(f"={table}")
+        wide.add(f"={_quoted(table)}")
     for table in written.births - known:
-        wide.add(f"+{table}")
-    return Touched(tuple(keys), tuple(wide), tuple(query_tags(written, known)))
+        wide.add(f"+{_quoted(table)}")
+    return Touched(tuple(keys), tuple(wide), tuple(query_tags(written, tables)))
 
 
 def _name(space: str, change: Change, keys: list[str], wide: set[str]) -> None:
@@ -72,24 +81,44 @@ def _name(space: str, change: Change, keys: list[str], wide: set[str]) -> None:
         wide.add(f"+{space}")
 
 
-def query_tags(written: WriteSet, known: set[str]) -> Iterable[str]:
-    """The tags of the cached queries that may have changed."""
+def query_tags(written: WriteSet, tables: Iterable[str]) -> Iterable[str]:
+    """The tags of the cached queries that may have changed; ``tables`` are all that there are."""
     vague = written.tables | written.births | written.deleted | written.rekeyed
     if written.everything:
-        vague = vague | known
+        vague = vague.union(tables)
     exact = {table for tables in written.extent.values() for table in tables}
     for table in vague | exact:
-        yield f"?{table}"
-    for table in vague | written.vague:
-        yield f"!{table}"
-    for table, column, value in written.values:
+        yield table_tag(table)
+    many = len(written.values) > MOST_VALUES
+    for table in vague | written.vague | ({table for table, _, _ in written.values} if many else set()):
+        yield vague_tag(table)
+    for table, column, value in () if many else written.values:
         yield value_tag(table, column, value)
+
+
+def table_tag(table: str) -> str:
+    """The tag of every change of a table."""
+    return f"?{_quoted(table)}"
+
+
+def vague_tag(table: str) -> str:
+    """The tag of the changes of a table whose old and new values are not known."""
+    return f"!{_quoted(table)}"
 
 
 def value_tag(table: str, column: str, value: Any) -> str:
     """The tag of the rows of a table whose column has a value."""
     text = f"{type(value).__name__}:{value}".encode("utf-8", "surrogatepass")
-    return f"?{table}.{column}={hashlib.blake2b(text, digest_size=10).hexdigest()}"
+    return f"?{_quoted(table)}:{_quoted(column)}={hashlib.blake2b(text, digest_size=10).hexdigest()}"
+
+
+def home(name: str) -> str:
+    """What decides in which shard a name lives: itself, or the table of a query's tag."""
+    return "?" + name[1:].partition(":")[0] if name[:1] in ("?", "!") else name
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="-_.")
 
 
 def distribute(names: Touched, shards: Shards) -> dict[int, Names]:

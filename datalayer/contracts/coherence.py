@@ -58,9 +58,12 @@ class WriteSet:
             self.everything or self.keys or self.tables or self.births or self.deleted or self.rekeyed or self.strange
         )
 
-    def touch(self, base_table: str, key: tuple[Any, ...], tables: Iterable[str]) -> None:
+    def touch(self, base_table: str, key: tuple[Any, ...], tables: Iterable[str], *, vague: bool = True) -> None:
+        """A row with this key changes. ``vague``: nobody says what its values were and become."""
         self.keys.setdefault(base_table, set()).add(key)
         self.extent.setdefault(base_table, set()).update(tables)
+        if vague:
+            self.vague.update(tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,15 @@ class Change:
 
 
 class Space(Protocol):
-    """The cached rows of one root class, as the coherence room sees them. Thread-safe."""
+    """The cached rows of one root class, as the coherence room sees them. Thread-safe.
+
+    ``strict_local``: its writers wait before COMMIT until no memory of any process serves what they replace.
+    """
 
     base_table: str
     space: str
     tables: frozenset[str]
+    strict_local: bool
 
     def begin(self, change: Change) -> None:
         """From now on nothing that ``change`` covers is served from or put into a cache."""

@@ -21,6 +21,11 @@ def check_level(level: str) -> Consistency:
     return level  # type: ignore[return-value]
 
 
+def stronger(one: Consistency, other: Consistency) -> Consistency:
+    """The level of the two that promises more."""
+    return one if _NAMES.index(one) >= _NAMES.index(other) else other
+
+
 class Levels:
     """The level that holds here and now for one layer: blocks belong to a context, the kill switch to everybody.
 
@@ -31,26 +36,37 @@ class Levels:
         self.blocks: list[object] = []
         self._off = 0
         self._level: ContextVar[Consistency] = ContextVar("datalayer_consistency", default="cached")
+        self._floor: ContextVar[Consistency] = ContextVar("datalayer_floor", default="cached")
 
-    def current(self) -> Consistency:
-        return "database" if self._off else self._level.get()
-
-    @property
-    def off(self) -> bool:
-        """Whether the kill switch is thrown."""
-        return self._off > 0
+    def resolve(self, asked: Consistency | None = None) -> Consistency:
+        """The level of a read that asks for one, or for none: the block's, never below the floor."""
+        if self._off:
+            return "database"
+        level = self._level.get() if asked is None else check_level(asked)
+        return stronger(level, self._floor.get())
 
     @contextmanager
     def at(self, level: str) -> Iterator[None]:
-        """Reads of this context are at least ``level`` inside the block."""
-        token = self._level.set(check_level(level))
+        """Reads of this context that ask for no other level have this one inside the block."""
+        with self._set(self._level, check_level(level)):
+            yield
+
+    @contextmanager
+    def at_least(self, level: str) -> Iterator[None]:
+        """Reads of this context have at least this level inside the block, whatever they ask for."""
+        with self._set(self._floor, stronger(check_level(level), self._floor.get())):
+            yield
+
+    @contextmanager
+    def _set(self, variable: ContextVar[Consistency], level: Consistency) -> Iterator[None]:
+        token = variable.set(level)
         mark = object()
         self.blocks.append(mark)
         try:
             yield
         finally:
             self.blocks.remove(mark)
-            self._level.reset(token)
+            variable.reset(token)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ..errors import ConfigError, DecodeError
+from .keyring import is_key_id
 
 _FORMAT = 1
 _NONCE = 12
@@ -42,12 +43,22 @@ class Box:
         name = sealed[2:start]
         cipher = self._keys.get(name)
         if cipher is None:
-            raise DecodeError(f"bytes are sealed with key {name!r}; this ring has {', '.join(map(repr, self._keys))}")
+            raise DecodeError(
+                f"bytes are sealed with {_shown(name)}; this ring has {', '.join(map(_shown, self._keys))}"
+            )
         nonce, body = sealed[start : start + _NONCE], sealed[start + _NONCE :]
         try:
             return cipher.decrypt(nonce, body, sealed[:start] + context)
         except InvalidTag:
-            raise DecodeError(f"bytes sealed with key {name!r} were changed, moved, or sealed by another key") from None
+            raise DecodeError(
+                f"bytes sealed with {_shown(name)} were changed, moved, or sealed by another key"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<Box: {', '.join(name.decode() for name in self._keys)}>"
+
+
+def _shown(name: bytes) -> str:
+    """A key id in words; what cannot be one may be a part of a readable value, and is not shown."""
+    text = name.decode("ascii", "replace")
+    return f"key {text!r}" if is_key_id(text) else "a key whose id does not fit"

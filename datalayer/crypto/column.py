@@ -156,13 +156,19 @@ class EncryptedText(TypeDecorator[str]):
             if op in (operators.eq, operators.ne, operators.is_, operators.is_not) and _is_null(other[0]):
                 return super().operate(op, *other, **options)
             if op in _BLIND and not _is_expression(other[0]):
-                return _blind(self.expr, op, other[0])
+                try:
+                    return _blind(self.expr, op, other[0])
+                except EncryptedColumnError:
+                    del other  # a value, which no traceback should show
+                    raise
             if op in (operators.eq, operators.ne):
                 # SQLAlchemy itself compares columns in lists; what becomes SQL is refused when it is compiled.
                 return super().operate(op, *other, **options)
+            del other
             raise refusal(self.expr, op)
 
         def reverse_operate(self, op: Any, other: Any, **options: Any) -> Any:
+            del other
             raise refusal(self.expr, op)
 
 
@@ -240,6 +246,7 @@ class BlindMatch(FunctionElement[bool]):
     name = "blind_match"
     type = sa.Boolean()
     inherit_cache = True
+    _is_implicitly_boolean = True  # else SQLite is asked for "(...) = 1", which no index answers
 
     @property
     def texts(self) -> list[Any]:
@@ -268,14 +275,15 @@ def _blind(expression: Any, op: Any, other: Any) -> Any:
     kind: EncryptedText = expression.type
     table = getattr(expression, "table", None)
     blind = table.c.get(kind.blind) if kind.blind is not None and table is not None else None
-    if blind is None:
-        raise refusal(expression, op)
     texts = list(other) if op in (operators.in_op, operators.not_in_op) else [other]
-    for text in texts:
-        if text is not None and not isinstance(text, str):
-            raise EncryptedColumnError(
-                f"{kind.place} is encrypted text; it is compared with text, found a {type(text).__name__}"
-            )
+    del other
+    if blind is None:
+        texts.clear()
+        raise refusal(expression, op)
+    odd = [type(text).__name__ for text in texts if text is not None and not isinstance(text, str)]
+    if odd:
+        texts.clear()
+        raise EncryptedColumnError(f"{kind.place} is encrypted text; it is compared with text, found a {odd[0]}")
     parent = expression._annotations.get("parententity")
     if parent is not None:
         blind = blind._annotate({"parententity": parent})

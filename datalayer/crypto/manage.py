@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..contracts.keys import parse_key
 from ..errors import ConfigError
 from .aead import key_id_of
 from .keyring import FORMAT
@@ -151,7 +152,10 @@ class Crypto:
         progress: Callback | None = None,
         after: Resume | None = None,
     ) -> CryptoStatus:
-        """Which keys the values are under. Reads the beginnings of all of them; decrypts nothing."""
+        """Which keys the values are under. Reads the beginnings of all of them; decrypts nothing.
+
+        ``after`` as for :meth:`verify`.
+        """
         vault, active = self._keys()
         assert vault.keyring is not None
         columns = []
@@ -177,6 +181,22 @@ class Crypto:
         for table in self._chosen(tables):
             self._walk(table, batch_size, progress, after, lambda row, t=table: check.add(t, row))  # type: ignore[misc]
         return VerifyReport(check.checked, check.failed, tuple(check.problems))
+
+    def resume(self, position: str) -> Resume:
+        """What ``after`` takes, from the ``position`` of a progress. ConfigError for anything else."""
+        name, colon, text = position.partition(":")
+        if not colon:
+            raise ConfigError(f"{position!r} is no position; expected TABLE:KEY, as an interrupted run has told it")
+        (table,) = self._chosen((name,))
+        key = parse_key(text, table.key_types)
+        if key is None:
+            raise ConfigError(f"{text!r} is no key of {name}, which has {len(table.keys)} primary key column(s)")
+        return {name: key}
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables with encrypted columns, in the order in which every call goes through them."""
+        return tuple(table.name for table in self._chosen(()))
 
     def _walk(
         self,

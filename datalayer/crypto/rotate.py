@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..contracts.keys import key_text
 from ..errors import DecodeError
 from .aead import key_id_of
 from .rows import row_name
@@ -32,6 +33,12 @@ class Progress:
     done: int
     total: int
     after: Key
+
+    @property
+    def position(self) -> str | None:
+        """``table:key`` as text, which ``layer.crypto.resume`` reads; None when the key is too long for that."""
+        text = key_text(self.after)
+        return None if text.startswith("~") else f"{self.table}:{text}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class RawTable:
         self.name = table.fullname
         self.columns = [_raw(table, column) for column in sealed_columns(table)]
         self.keys: list[sa.ColumnClause[Any]] = [sa.column(c.name, c.type) for c in table.primary_key]
+        self.key_types = tuple(c.type.python_type for c in table.primary_key)
         blind = [c.blind for c in self.columns if c.blind is not None]
         self.table = sa.table(table.name, *self.keys, *(c.text for c in self.columns), *blind, schema=table.schema)
         self._blind = blind

@@ -218,7 +218,11 @@ def _check_and_bind(
         return text, parameters
     plan: Plan | None = compiled.__dict__.get(_MEMO, _UNKNOWN)
     if plan is _UNKNOWN:
-        plan = compiled.__dict__[_MEMO] = _planned(compiled)
+        try:
+            plan = compiled.__dict__[_MEMO] = _planned(compiled)
+        except EncryptedColumnError:
+            del parameters  # a text that somebody compared with, perhaps
+            raise
     if plan is None:
         return text, parameters
     return text, plan.apply(connection, parameters, context)

@@ -95,7 +95,7 @@ class Slot:
         """The vault; ConfigError when the engine has none."""
         if self.vault is None:
             raise NoKeysError(
-                f"{place} is encrypted, but this engine has no keys: it belongs to no open DataLayer; "
+                f"{place} is encrypted, but this engine has no keys: no open DataLayer with encryption_keys has it; "
                 "use layer.engine, or DataLayer(engine=..., encryption_keys=...)"
             )
         return self.vault

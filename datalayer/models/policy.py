@@ -107,6 +107,7 @@ class CachePolicy:
     ``l2_plaintext``: encrypted columns lie readable in L2. ``commit_wait``: writers wait out L1 before they commit, so
     that L1 hits are strict. ``cache_scope``: names the tenant (or security role) whose rows are seen now, so that
     tenants never share a cached row. ``external_writes``: others write the table too, the migration installs triggers.
+    ``query_tags``: attributes that cached queries ask by; a write then spares those that ask for other values.
     """
 
     enabled: bool = True
@@ -122,6 +123,7 @@ class CachePolicy:
     commit_wait: bool = False
     cache_scope: Callable[[], str | None] | None = None
     external_writes: bool = False
+    query_tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("enabled", "l2_plaintext", "commit_wait", "external_writes"):
@@ -141,6 +143,10 @@ def _check_parts(policy: CachePolicy) -> None:
     if not isinstance(given, Iterable) or isinstance(given, str) or not all(isinstance(item, Index) for item in given):
         raise ConfigError(f"CachePolicy: indexes is {given!r}, expected a tuple of Index(...)")
     object.__setattr__(policy, "indexes", tuple(given))
+    tags: Any = policy.query_tags
+    if not isinstance(tags, tuple | list) or not all(isinstance(name, str) and name for name in tags):
+        raise ConfigError(f"CachePolicy: query_tags is {tags!r}, expected a tuple of attribute names")
+    object.__setattr__(policy, "query_tags", tuple(tags))
     if policy.hooks is not None:
         _instance(policy, "hooks", Hooks)
     if policy.cache_scope is not None and not callable(policy.cache_scope):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Column, Index, MetaData, Table
@@ -12,11 +13,13 @@ from sqlalchemy.orm import DeclarativeBase, DeclarativeBaseNoMeta, Mapper
 from sqlalchemy.orm import registry as SQLAlchemyRegistry
 from sqlalchemy.schema import conv
 
+from datalayer.crypto.tables import sealed_columns
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies
 from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
 from datalayer.models.columns import check_columns
 from datalayer.models.suggest import hint
+from datalayer.models.tagged import tagged_columns
 
 _INDEXES = threading.Lock()
 
@@ -31,8 +34,9 @@ class Registry:
     any mapped class, from its first use.
     ``has_keys``: encrypted columns can be encrypted; ``allow_plaintext``: they are accepted without keys, too.
 
-    A listed class is checked at once, the others when they are first resolved. Nothing here configures mappers, so
-    relationships may name classes that are imported later.
+    A listed class is checked at once, the others when they are first resolved, except that encrypted columns without a
+    key are found at once in all that are mapped by now. Nothing here configures mappers, so relationships may name
+    classes that are imported later.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Registry:
                 raise SchemaDuplicateError(f"{_name(source)} is registered with this layer already; add it once")
             if not _is_family(source):
                 self._accept(source)
+            elif not (self._has_keys or self._allow_plaintext):
+                _refuse_encrypted(source)
             self._sources.append(source)
 
     def resolve(self, cls: Any) -> Mapper[Any]:
@@ -87,12 +93,24 @@ class Registry:
     @property
     def metadata(self) -> tuple[MetaData, ...]:
         """The MetaData of the known models' tables, each once: what migrations compare with the database."""
-        found: dict[int, MetaData] = {}
-        for cls in self.classes():
-            for table in self._accepted[cls].tables:
-                if isinstance(table, Table):
-                    found.setdefault(id(table.metadata), table.metadata)
-        return tuple(found.values())
+        return _metadata(self._accepted[cls] for cls in self.classes())
+
+    @property
+    def watched(self) -> tuple[MetaData, ...]:
+        """As :attr:`metadata`, with models that were not checked yet: a commit must not fail for one that is wrong."""
+        with self._lock:
+            return _metadata([*self._accepted.values(), *map(_require_mapped, self._waiting())])
+
+    def usable(self) -> tuple[Mapper[Any], ...]:
+        """The mapper of every model known now that is not wrong."""
+        with self._lock:
+            for cls in self._waiting():
+                with suppress(ConfigError, InvalidModelError):
+                    self._accept(cls)
+            return tuple(self._accepted.values())
+
+    def _waiting(self) -> list[type[Any]]:
+        return [cls for source in self._sources for cls in _family(source) if cls not in self._accepted]
 
     def __contains__(self, cls: object) -> bool:
         return isinstance(cls, type) and (cls in self._accepted or (_is_mapped(cls) and self._belongs(cls)))
@@ -117,6 +135,7 @@ class Registry:
         policy = policies.policy_of(cls)
         check_columns(mapper, allow_plaintext=self._allow_plaintext, has_keys=self._has_keys)
         _check_partition(mapper, policy.partition_by)
+        tagged_columns(mapper, policy.query_tags)
         for index in policy.indexes:
             _add_index(mapper, index)
         self._accepted[cls] = mapper
@@ -157,6 +176,14 @@ def _family(source: Source) -> list[type[Any]]:
     if registry is None:
         return []
     return [mapper.class_ for mapper in registry.mappers if _covers(source, mapper.class_)]
+
+
+def _refuse_encrypted(source: Source) -> None:
+    """ConfigError when a class that is mapped by now has columns that could not be encrypted."""
+    for cls in _family(source):
+        mapper = _require_mapped(cls)
+        if sealed_columns(mapper.local_table):
+            check_columns(mapper)
 
 
 def _registry_of_source(source: Source) -> SQLAlchemyRegistry | None:
@@ -231,6 +258,11 @@ def _column(mapper: Mapper[Any], name: str, option: str) -> Column[Any]:
         known = hint(name, mapper.columns.keys())
         raise ConfigError(f"{mapper.class_.__name__}: {option} names {name!r}, which is no column of it; {known}")
     return found
+
+
+def _metadata(mappers: Iterable[Mapper[Any]]) -> tuple[MetaData, ...]:
+    tables = (table for mapper in mappers for table in mapper.tables if isinstance(table, Table))
+    return tuple({id(table.metadata): table.metadata for table in tables}.values())
 
 
 def _name(source: Any) -> str:

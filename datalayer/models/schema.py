@@ -157,10 +157,12 @@ def _opener(bound: list[int], key_of: Callable[[tuple[Any, ...]], tuple[Any, ...
         return None
 
     def opened(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        full = [i for i in bound if row[i] is not None]
+        if not full:  # an outer join's row without a key, too
+            return row
         values, name = list(row), row_name(key_of(row))
-        for i in bound:
-            if values[i] is not None:
-                values[i] = values[i].open(name)
+        for i in full:
+            values[i] = values[i].open(name)
         return tuple(values)
 
     def open_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ from ..contracts.coherence import WriteSet
 from ..contracts.levels import Levels
 from ..models.schema import Schema
 from ..tiers.ladder import Ladder
+from .results import Results
 from .writes import WriteTracker
 
 
@@ -22,8 +23,8 @@ class Caches:
 
     ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root
     class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
-    of a table by role (None: there is no such table yet). ``failures`` counts errors that nobody was told of;
-    ``watching`` frees a driver's connection that gets no answer.
+    of a table by role (None: there is no such table yet). ``results`` are those of cached queries. ``failures`` counts
+    errors that nobody was told of; ``watching`` frees a driver's connection that gets no answer.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Caches:
         page_secret: Callable[[], bytes],
         failures: Counter[str],
         watching: Callable[[Any], AbstractContextManager[None]],
+        results: Results,
     ) -> None:
         self.engine = engine
         self.tracker = tracker
@@ -47,6 +49,7 @@ class Caches:
         self.page_secret = page_secret
         self.failures = failures
         self.watching = watching
+        self.results = results
         self.closed = False
         self._make = make
         self._member = member
@@ -118,8 +121,13 @@ class Caches:
                 self._secured[table.fullname] = found
         return found
 
+    def hides_rows(self, table: sa.Table) -> bool:
+        """Whether PostgreSQL hides rows of a table by role."""
+        return self.engine.dialect.name == "postgresql" and bool(self._is_secured(table))
+
     def forget_catalog(self) -> None:
         """The schema of the database changed: look again at what depended on it."""
+        self.results.forget_plans()
         with self._lock:
             self._secured.clear()
             self._known.clear()

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..contracts.coherence import ABSENT, Absent
-from ..contracts.levels import Consistency, check_level
+from ..contracts.levels import Consistency
 from ..errors import InvalidModelError, UnavailableError
 from ..models.copying import own_row
 from ..models.schema import Schema
+from ..query.depends import Reason
 from ..tiers.l3 import Loader, RowReader
 from ..tiers.ladder import Ladder, Row
 from .caches import Caches
 from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker
+from .lists import listed_rows
 from .many import get_many
 from .session import Session
 from .snapshots import Snapshot, make_snapshot, snapshot_class
@@ -136,7 +138,7 @@ class Reader:
         if self._caches.closed:
             raise UnavailableError("the layer is closed; open a new DataLayer to read")
         levels = self._caches.levels
-        return levels.current() if consistency is None or levels.off else check_level(consistency)
+        return levels.resolve(consistency)
 
     def key(self, id: Any) -> tuple[Any, ...] | None:
         """The key as a tuple, or None when SQLAlchemy must make sense of it."""
@@ -243,6 +245,28 @@ class Reader:
             return {id: owned(row) for id, row in present}
         made = self._hydrated([row for _, row in present])
         return {id: instance for (id, _), instance in zip(present, made, strict=True) if instance is not None}
+
+    def listed(self, statement: Any, ttl: float | None, consistency: Consistency | None) -> list[Any] | None:
+        """Instances of a SELECT's rows by way of its cached result; None for "a session must answer"."""
+        level, caches, rows = self._level(consistency), self._caches, self._rows
+        ladder = caches.ladder(self.schema) if rows is not None else None
+        if rows is None or ladder is None or self._heard or level == "database" or not self._lazy:
+            return None
+        query = caches.results.query(statement, self.schema, ladder)
+        if isinstance(query, Reason):
+            return None
+
+        def run() -> list[tuple[Any, ...]]:
+            with self._open() as session:
+                return [tuple(row) for row in session.execute(query.keys)]
+
+        def fetch(keys: list[tuple[Any, ...]]) -> dict[Any, Any]:
+            distinct = list(dict.fromkeys(keys))
+            found = ladder.read_many(self.schema, distinct, rows.many, local=level == "cached")
+            owned = self.owned
+            return {key: owned(found[key]) for key in distinct if key in found}
+
+        return listed_rows(caches.results, query, level, ttl, run, fetch)
 
     def _keys_of(self, ids: list[Any]) -> dict[Any, tuple[Any, ...] | None]:
         if self._keys == 1 and not self.schema.reasons:

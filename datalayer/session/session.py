@@ -13,10 +13,13 @@ from sqlalchemy.orm.base import PassiveFlag
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.util import EMPTY_DICT
 
+from ..contracts.causal import Token, format_token, merged
 from ..contracts.coherence import WriteSet
 from ..contracts.levels import Consistency, check_level
 from ..errors import ConfigError
+from ..models.policy import policy_of
 from ..models.schema import Schema
+from ..models.tagged import tagged_columns, written_values
 from .caches import Caches
 from .hooked import HookRunner
 from .hydrate import Hydrator, result_of
@@ -50,6 +53,9 @@ class Session(orm.Session):
 
     ``layer`` is a :class:`datalayer.DataLayer`; without one this is the plain session. ``consistency`` is the level of
     every read of this session that does not say otherwise. Everything else is SQLAlchemy's. Not thread-safe, as ever.
+
+    ``causal_token`` is what this session has committed, for ``layer.after(token)`` in another process, which then sees
+    these writes: letters, digits, dots and underscores, for a cookie or a header; empty if nothing was committed.
     """
 
     def __init__(
@@ -65,9 +71,21 @@ class Session(orm.Session):
         self._caches: Caches | None = layer.caches if layer is not None else None
         self._level = check_level(consistency) if consistency is not None else None
         self._bypass = 0
+        self._tokens: list[Token] = []
         self._hydrator = Hydrator(self)
         self._hook_runner = HookRunner(self, self._caches.failures if self._caches is not None else Counter())
         super().__init__(bind, **options)
+
+    if TYPE_CHECKING:
+        causal_token: str
+    else:
+
+        def __getattr__(self, name: str) -> str:
+            # No property: scoped_session, which proxies every public one, would not be complete any more.
+            if name != "causal_token":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._tokens[:] = (merged(self._tokens),)
+            return format_token(self._tokens[0])
 
     # -- reads -----------------------------------------------------------------------------------------------------
 
@@ -75,12 +93,7 @@ class Session(orm.Session):
 
     def _consistency(self) -> Consistency:
         """The consistency that a read of this session has now."""
-        levels = self._caches.levels if self._caches is not None else None
-        if levels is None:
-            return "database"
-        if self._level is not None and not levels.off:
-            return self._level
-        return levels.current()
+        return "database" if self._caches is None else self._caches.levels.resolve(self._level)
 
     @contextmanager
     def _at(self, level: Consistency | None) -> Iterator[None]:
@@ -147,7 +160,11 @@ class Session(orm.Session):
                 result = self._from_unique(lookup.schema, {lookup.name: lookup.value}, statement)
                 if result is not None:
                     return result
-        return super()._execute_internal(statement, params, **options)
+        try:
+            return super()._execute_internal(statement, params, **options)
+        except BaseException:
+            del params  # values of encrypted columns, perhaps, which error reporters would collect
+            raise
 
     def _by_unique(self, schema: Schema, asked: Mapping[str, Any], statement: Any) -> Any:
         """The Result of ``statement``, which selects the row with these unique values."""
@@ -223,6 +240,13 @@ class Session(orm.Session):
             return super().merge_all(*args, **options)
 
 
+@sa.event.listens_for(Session, "after_begin", propagate=True)
+def _joined(session: Session, _transaction: Any, connection: sa.Connection) -> None:
+    """What is committed on this connection counts to the session's causal token."""
+    if session._caches is not None and connection.engine.pool is session._caches.engine.pool:
+        session._caches.tracker.join(connection, session._tokens)
+
+
 def _enter(written: WriteSet, state: InstanceState[Any]) -> None:
     mapper: Any = state.manager.mapper
     tables = [t.fullname for t in mapper.tables if isinstance(t, sa.Table)]
@@ -230,12 +254,21 @@ def _enter(written: WriteSet, state: InstanceState[Any]) -> None:
     if not isinstance(base, sa.Table):
         written.tables.update(tables)
         return
+    vague = not _values_known(written, state, mapper)
     old = tuple(state.key[1]) if state.key is not None else None
     if old is not None:
-        written.touch(base.fullname, old, tables)
+        written.touch(base.fullname, old, tables, vague=vague)
     values = state.dict
     if all(prop.key in values for prop in mapper._identity_key_props):
         new = tuple(values[prop.key] for prop in mapper._identity_key_props)
-        written.touch(base.fullname, new, tables)
+        written.touch(base.fullname, new, tables, vague=vague)
         if old is not None and old != new:
             written.rekeyed.update(tables)
+
+
+def _values_known(written: WriteSet, state: InstanceState[Any], mapper: Any) -> bool:
+    """Enter the old and new values of the columns that cached queries ask by; False when one is not known."""
+    columns = tagged_columns(mapper, policy_of(mapper.class_).query_tags)
+    values = list(written_values(state, columns))
+    written.values.update(value for value in values if value is not None)
+    return None not in values

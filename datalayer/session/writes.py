@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from ..contracts.causal import Token
 from ..contracts.coherence import Outcome, WriteSet
+from ..contracts.pauses import point
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -33,11 +35,12 @@ class Marker(Protocol):
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "schema", "written")
+    __slots__ = ("committing", "marks", "prepared", "schema", "tokens", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
         self.marks: list[Any] = []
+        self.tokens: list[Token] | None = None
         self.committing = False
         self.prepared = False
         self.schema = False
@@ -97,6 +100,10 @@ class WriteTracker:
     def open(self, connection: sa.Connection) -> WriteSet:
         """The write set of the transaction on this connection, to be added to."""
         return self._work(connection).written
+
+    def join(self, connection: sa.Connection, tokens: list[Token]) -> None:
+        """The transaction on this connection belongs to somebody who wants the causal token of what it commits."""
+        self._work(connection).tokens = tokens
 
     def _find(self, connection: sa.Connection) -> _Work | None:
         # Connection.info would try to reconnect on an invalidated connection and raise.
@@ -209,12 +216,16 @@ class WriteTracker:
             else:
                 written.tables |= affected
         try:
-            work.marks.append(self._marker.mark(written, connection))
+            marks = self._marker.mark(written, connection)
         except BaseException:
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()
             raise
+        work.marks.append(marks)
+        if work.tokens is not None:
+            work.tokens.append(marks.token)
         work.written = WriteSet()
+        point("write.before_commit")
 
     def _rollback(self, connection: sa.Connection, *_: Any) -> None:
         if (work := self._find(connection)) is not None:
@@ -233,17 +244,22 @@ class WriteTracker:
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
         if work is not None and (work.committing or not self._lends_to_many):
+            work.tokens = None
             self._finish(record.info, _ended(work))
 
     def _finish(self, info: dict[Any, Any], outcome: Outcome) -> None:
         work = info.get(self._slot)
         if work is None:
             return
-        if not work.written or outcome is not Outcome.COMMITTED:
+        if outcome is not Outcome.COMMITTED:
+            work.written = WriteSet()
+        if work.tokens is None and not work.written:
             info.pop(self._slot)
         marks, work.marks, work.committing = work.marks, [], False
         if work.schema:
             self._catalog.forget()
+        if marks and outcome is Outcome.COMMITTED:
+            point("write.after_commit")
         for mark in marks:
             self._marker.finish(mark, outcome)
 

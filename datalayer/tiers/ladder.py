@@ -189,7 +189,7 @@ class Ladder:
         self._lives = lives
         self._key_text = key_text
         self._key_types = schema.key_types
-        self.use_l1, self.use_l2 = lives.use_l1, lives.use_l2
+        self.use_l1, self.use_l2, self.life = lives.use_l1, lives.use_l2, lives.l2
         self.strict_local = schema.policy.commit_wait
         self.space = quote(prefix or schema.space, safe="-_.")
         self.horizon = horizon

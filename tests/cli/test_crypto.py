@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import sqlalchemy as sa
 from safe import Patient
 
 from datalayer import DataLayer
-from datalayer.cli.crypto import add_parser
+from datalayer.cli.crypto import _Bar, add_parser
+from datalayer.crypto.rotate import Progress
 
 SECRET = "gallbladder-inflammation"
 
@@ -87,12 +89,15 @@ def test_a_command_that_cannot_run_says_why(
         (("status", "nope"), "safe:Base", "'nope' is no table with encrypted columns"),
         (("status",), "safe", "expected MODULE:NAME"),
         (("status",), "safe:Nope", "cannot be imported"),
+        (("verify", "--after", "patients"), "safe:Base", "expected TABLE:KEY"),
+        (("verify", "--after", "nope:1"), "safe:Base", "'nope' is no table with encrypted columns"),
+        (("verify", "--after", "seats:1"), "safe:Base", "is no key of seats"),
     ):
         assert run(*words, models=models) == 2
         assert message in capsys.readouterr().err
     monkeypatch.delenv("DATALAYER_ENCRYPTION_KEYS")
     assert run("status") == 2
-    assert "no encryption key is configured" in capsys.readouterr().err
+    assert "no key is configured" in capsys.readouterr().err
 
 
 def test_progress_is_drawn_on_a_terminal_only(
@@ -103,3 +108,40 @@ def test_progress_is_drawn_on_a_terminal_only(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     run("verify")
     assert "patients [##############################] 3/3" in capsys.readouterr().err
+
+
+def test_a_scan_that_was_interrupted_is_continued_by_another(
+    filled: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Ctrl-C after the first batch; what was printed then is what the next command is given."""
+    assert run("rotate") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(_Bar, "draw", _interrupt)
+        for command in ("verify", "status"):
+            capsys.readouterr()
+            assert run(command, "patients", "--batch-size", "2") == 130
+            position = re.search(r"--after (\S+)", capsys.readouterr().err)
+            assert position is not None
+            assert position.group(1) == "patients:1"
+    assert run("verify", "--after", position.group(1)) == 0
+    assert "1 values checked, 0 failed" in capsys.readouterr().out
+    assert run("status", "--after", position.group(1), "--json") == 0
+    columns = json.loads(capsys.readouterr().out)["columns"]
+    assert columns["patients.email"]["keys"] == {"k2": 1}
+    assert "open_notes.text" not in columns, "it comes before patients: it was seen by the first run"
+    assert "tokens.secret" in columns
+
+
+def test_a_rotation_that_was_interrupted_says_what_to_do(
+    filled: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(_Bar, "draw", _interrupt)
+        assert run("rotate", "patients", "--batch-size", "2") == 130
+    assert "run it again to continue" in capsys.readouterr().err
+    assert run("rotate", "patients") == 0
+    assert "patients: 1 rotated" in capsys.readouterr().out
+
+
+def _interrupt(bar: _Bar, progress: Progress) -> None:
+    raise KeyboardInterrupt

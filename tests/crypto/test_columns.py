@@ -244,6 +244,20 @@ def test_equality_is_answered_in_every_spelling(layer: DataLayer):
         assert session.execute(sa.delete(Patient).where(Patient.city == "faro")).rowcount == 1  # type: ignore[attr-defined]
 
 
+def test_equality_is_answered_by_the_index(layer: DataLayer):
+    postgres = layer.engine.dialect.name == "postgresql"
+    run: list[tuple[str, Any]] = []
+    with layer.engine.begin() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda c, _, sql, given, *more: run.append((sql, given)))
+        connection.execute(sa.select(Patient.id, Patient.notes).where(Patient.city == "porto"))
+        if postgres:
+            connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
+        sql, given = run[0]
+        plan = connection.exec_driver_sql(("EXPLAIN " if postgres else "EXPLAIN QUERY PLAN ") + sql, given).all()
+    assert "ix_patients_city_bidx" in repr(plan)
+    assert "SCAN patients" not in repr(plan)
+
+
 def test_the_same_text_has_other_digests_in_other_columns(layer: DataLayer, raw: Raw):
     layer.repository(Patient).create(patient(email="same", city="same"))
     _, email, _, city, _ = stored(layer, raw)
@@ -362,11 +376,38 @@ def test_compare_and_set_compares_what_is_encrypted(layer: DataLayer):
 # -- keys ----------------------------------------------------------------------------------------------------------
 
 
-def test_without_keys_a_model_with_encrypted_columns_is_refused(database: str):
-    with pytest.raises(ConfigError, match=r"patients\.email: encryption is not available: no key is configured"):
-        DataLayer(database, models=[Patient])
-    with DataLayer(database, models=safe.Base) as layer, pytest.raises(ConfigError, match="no key is configured"):
+@pytest.mark.parametrize("models", [[Patient], safe.Base, safe.Base.registry, None])
+def test_without_keys_a_model_with_encrypted_columns_is_refused(database: str, models: Any):
+    refused = pytest.raises(ConfigError, match=r"\w+\.\w+: encryption is not available: no key is configured")
+    if models is not None:
+        with refused:
+            DataLayer(database, models=models)
+        return
+    with DataLayer(database) as layer, refused:
         layer.repository(Patient)
+
+
+def test_without_keys_a_model_that_comes_later_is_refused_when_it_is_used(sqlite_url: str):
+    class Base(DeclarativeBase):
+        pass
+
+    with DataLayer(sqlite_url, models=Base) as layer:
+
+        class Late(Base):
+            __tablename__ = "late"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str] = column(encrypted=True)
+
+        with pytest.raises(ConfigError, match=r"late\.text: encryption is not available: no key is configured"):
+            layer.repository(Late)
+        Base.metadata.create_all(layer.engine)
+        with (
+            pytest.raises(ConfigError, match=r"late\.text is encrypted, but this engine has no keys"),
+            layer.begin() as s,
+        ):
+            s.add(Late(id=1, text="readable"))
+        with pytest.raises(ConfigError, match="no key is configured"):
+            layer.migrate()
 
 
 def test_without_a_layer_an_engine_neither_writes_nor_reads_encrypted_columns(layer: DataLayer, database: str):
@@ -444,7 +485,7 @@ def test_tampered_and_swapped_texts_are_noticed(layer: DataLayer):
     patients.create(patient())
     for sql in (
         "UPDATE patients SET notes = email",
-        "UPDATE patients SET notes = substr(notes, 1, 20) || 'A' || substr(notes, 22)",
+        "UPDATE patients SET notes = substr(notes, 1, 20) || substr(email, 21)",
         "UPDATE patients SET notes = 'readable'",
     ):
         patients.set(patient(notes=f"a text long enough to be {sql}"))

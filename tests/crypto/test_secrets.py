@@ -14,7 +14,7 @@ from safe import Patient, Shut, Token
 from sqlalchemy.orm import Session as PlainSession
 
 import datalayer
-from datalayer import DataLayer, DataLayerError, DecodeError
+from datalayer import DataLayer, DataLayerError, DecodeError, NotFoundError, Q
 from datalayer.crypto.keyring import Keyring
 from datalayer.crypto.vault import slot_of
 
@@ -129,6 +129,109 @@ def test_a_failing_bind_of_another_row_shows_nothing(open_layer: OpenLayer, capl
             assert SECRET not in repr(getattr(caught.value, "params", None))
     own = [r.getMessage() for r in caplog.records if r.name.startswith(("datalayer", "sqlalchemy.engine"))]
     assert SECRET not in "\n".join(own)
+
+
+# -- every way to fail ---------------------------------------------------------------------------------------------
+
+
+def _in_session(layer: DataLayer, work: Callable[[Any], object]) -> None:
+    with layer.begin() as session:
+        work(session)
+        session.flush()
+
+
+def _change(session: Any, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(session.get_one(Patient, 2), name, value)
+
+
+FAILURES: dict[str, Callable[[DataLayer, Any], object]] = {
+    "create": lambda _, p: p.create(Patient(id=1, ward="w", notes=SECRET)),
+    "create, taken": lambda _, p: p.create(Patient(id=9, ward="w", email=SECRET)),
+    "create many": lambda _, p: p.create_many([Patient(id=9, ward="w", email=SECRET)]),
+    "update, absent": lambda _, p: p.update(99, notes=SECRET),
+    "update, unknown": lambda _, p: p.update(2, nots=SECRET),
+    "update, taken": lambda _, p: p.update(2, email=SECRET),
+    "update, no text": lambda _, p: p.update(2, email=SECRET, notes=7),
+    "update, NULL": lambda _, p: p.update(2, ward=None, notes=SECRET),
+    "set": lambda _, p: p.set(Patient(id=3, ward=None, notes=SECRET)),
+    "set, taken": lambda _, p: p.set(Patient(id=3, ward="w", email=SECRET)),
+    "set many": lambda _, p: p.set_many([Patient(id=3, ward=None, notes=SECRET)]),
+    "compare and set": lambda _, p: p.compare_and_set(Patient(id=1, notes=SECRET), expected={"notes": SECRET + "x"}),
+    "compare and set, absent": lambda _, p: p.compare_and_set(Patient(id=99), expected={"notes": SECRET}),
+    "get by, no index": lambda _, p: p.get_by(notes=SECRET),
+    "get by, not unique": lambda _, p: p.get_by(city=SECRET),
+    "get by, unknown": lambda _, p: p.get_by(mail=SECRET),
+    "like": lambda _, p: p.search(Q(Patient).where(Patient.notes.like(SECRET))),
+    "no index": lambda _, p: p.search(sa.select(Patient).where(Patient.notes == SECRET)),
+    "in, no index": lambda _, p: p.search(sa.select(Patient).where(Patient.notes.in_([SECRET]))),
+    "in, no text": lambda _, p: p.search(sa.select(Patient).where(Patient.email.in_([SECRET, 7]))),
+    "concatenated": lambda _, p: p.search(sa.select(Patient).where(SECRET + Patient.notes == "x")),
+    "function": lambda _, p: p.search(Q(Patient).where(sa.func.lower(Patient.notes) == SECRET)),
+    "count": lambda _, p: p.count(sa.select(Patient).where(sa.func.lower(Patient.notes) == SECRET)),
+    "order": lambda _, p: p.search(Q(Patient).where(email=SECRET).order_by("notes")),
+    "cursor": lambda _, p: p.page(Q(Patient).where(email=SECRET), size=2, after="forged"),
+    "session, taken": lambda layer, _: _in_session(layer, lambda s: _change(s, email=SECRET)),
+    "session, no text": lambda layer, _: _in_session(layer, lambda s: _change(s, email=SECRET, notes=7)),
+    "session, add": lambda layer, _: _in_session(layer, lambda s: s.add(Patient(id=1, ward="w", notes=SECRET))),
+    "session, update": lambda layer, _: _in_session(
+        layer, lambda s: s.execute(sa.update(Patient).where(Patient.email == SECRET).values(ward=None))
+    ),
+    "session, insert": lambda layer, _: _in_session(
+        layer, lambda s: s.execute(sa.insert(Patient), [{"id": 1, "ward": "w", "notes": SECRET}])
+    ),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_no_failure_shows_a_value_nor_leaves_one_in_our_local_variables(
+    open_layer: OpenLayer, caplog: pytest.LogCaptureFixture, failure: str
+):
+    layer = open_layer()
+    patients = layer.repository(Patient)
+    patients.create_many([Patient(id=1, ward="w", email=SECRET, notes=SECRET), Patient(id=2, ward="w")])
+    with caplog.at_level(logging.DEBUG), pytest.raises((sa.exc.SQLAlchemyError, DataLayerError)) as caught:
+        FAILURES[failure](layer, patients)
+    assert SECRET not in said(caught.value)
+    assert SECRET not in locals_of(caught.value)
+    assert SECRET not in caplog.text
+
+
+def test_values_are_forgotten_in_the_librarys_frames_and_left_alone_in_the_applications(open_layer: OpenLayer):
+    mine = SECRET
+    with pytest.raises(NotFoundError) as caught:
+        open_layer().repository(Patient).update(99, notes=mine)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert frames[0].f_locals["mine"] == SECRET
+    assert len(frames) > 3
+    assert SECRET not in repr([frame.f_locals for frame in frames[1:]])
+
+
+def test_what_a_layer_says_of_itself_shows_nothing(open_layer: OpenLayer):
+    layer = open_layer(slow_query=0.000001)
+    patients = layer.repository(Patient)
+    patients.create(Patient(id=1, ward="w", email=SECRET, notes=SECRET))
+    found = patients.get_by(email=SECRET)
+    for thing in (
+        layer,
+        layer.stats(),
+        layer.health(),
+        layer.explain(Patient),
+        patients,
+        found,
+        Q(Patient).where(city=SECRET),
+    ):
+        assert SECRET not in repr(thing) + str(thing)
+        assert_no_key(repr(thing) + str(thing))
+
+
+def test_slow_statements_are_logged_without_their_values(open_layer: OpenLayer, caplog: pytest.LogCaptureFixture):
+    layer = open_layer(slow_query=0.000001, slow_query_log=True)
+    with caplog.at_level(logging.DEBUG):
+        layer.repository(Patient).create(Patient(id=1, ward="w", email=SECRET, notes=SECRET))
+        layer.repository(Patient).search(Q(Patient).where(city=SECRET))
+        layer.repository(Patient).update(1, notes=SECRET)
+    assert SECRET not in caplog.text
 
 
 def _insert(layer: DataLayer, rows: list[dict[str, Any]]) -> None:

@@ -16,10 +16,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from datalayer import CachePolicy, DataLayer, DecodeError, L1Policy, column
 from datalayer.codecs.registry import codec_named
 from datalayer.codecs.row import adapt, compile_row
+from datalayer.coherence.sweeper import Sweeper
 from datalayer.crypto.keyring import Keyring
 from datalayer.crypto.vault import Vault
 from datalayer.models.schema import schema_of
 from datalayer.models.sealed import row_sealing
+from datalayer.tiers.l2.backplane import RedisBackplane
 
 OpenLayer = Callable[..., DataLayer]
 SECRET = "a very secret diagnosis"
@@ -109,6 +111,54 @@ def test_a_row_that_does_not_decrypt_is_in_no_cache(cached: OpenLayer, redis_url
     for _ in range(2):
         with pytest.raises(DecodeError, match=r"shut_notes\.\w+: .*'k1'"):
             layer.repository(Shut).get(1)
+    assert b"dl1." not in everything(redis_url)
+
+
+# -- marks that nobody lifted --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unlifted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Runs a write whose process dies after COMMIT, as the shared tier sees it: its mark stays until a reader comes."""
+    monkeypatch.setattr(Sweeper, "resolve", lambda self, *_: None)
+
+    def run(write: Callable[[], object]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisBackplane, "done", lambda self, *_: None)
+            write()
+
+    return run
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("any_url", ["postgres"], indirect=True)
+def test_a_reader_that_lifts_a_dead_writers_mark_stores_ciphertext(cached: OpenLayer, redis_url: str, unlifted: Any):
+    writer, reader = cached(), cached()
+    writer.repository(Shut).create_many([Shut(id=i, text=SECRET, bound=SECRET, rare=SECRET) for i in (1, 2)])
+    unlifted(lambda: writer.repository(Shut).update(1, bound=SECRET + "!"))
+    unlifted(lambda: writer.repository(Shut).delete(2))
+    for _ in range(2):
+        found = reader.repository(Shut).get(1)
+        assert found is not None
+        assert (found.text, found.bound) == (SECRET, SECRET + "!")
+        assert reader.repository(Shut).get(2) is None
+    assert hits(reader) >= 1, "the row that the proof came with must be in Redis now"
+    held = everything(redis_url)
+    assert SECRET.encode() not in held
+    assert b"dl1.k2." in held
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("any_url", ["postgres"], indirect=True)
+def test_a_proof_that_comes_with_a_row_that_does_not_decrypt_is_an_error_and_stores_nothing(
+    cached: OpenLayer, redis_url: str, unlifted: Any
+):
+    writer, reader = cached(safe.OLD), cached(safe.NEW)
+    writer.repository(Shut).create(Shut(id=1, text=SECRET, bound=SECRET))
+    unlifted(lambda: writer.repository(Shut).update(1, bound=SECRET + "!"))
+    for _ in range(2):
+        with pytest.raises(DecodeError, match=r"shut_notes\.\w+: .*'k1'"):
+            reader.repository(Shut).get(1)
     assert b"dl1." not in everything(redis_url)
 
 

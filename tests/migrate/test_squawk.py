@@ -10,11 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 import sqlalchemy as sa
 from migrate_support import metadata, migrate, rich, things
+from sqlalchemy.orm import DeclarativeBase, registry
 
+import datalayer
 from datalayer.migrate.offline import render
 from datalayer.migrate.options import MigrateOptions
 from datalayer.migrate.runner import plan
@@ -55,13 +58,21 @@ def sql_of(engine: sa.Engine, schemas: Sequence[sa.MetaData]) -> str:
     return render(engine.dialect, found.steps)
 
 
+def base() -> type[DeclarativeBase]:
+    """A base like Model with its own registry: two examples may both have a Team, and no other test sees either."""
+    own = registry(metadata=sa.MetaData(naming_convention=datalayer.Model.metadata.naming_convention))
+    own.type_annotation_map = datalayer.Model.registry.type_annotation_map
+    return type("Model", (DeclarativeBase,), {"registry": own})
+
+
 def example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"squawk_{Path(name).stem}", ROOT / "examples" / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with mock.patch.object(datalayer, "Model", base()):
+        spec.loader.exec_module(module)
     return module
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped
 
 from datalayer import ConfigError, DataLayer, L3UnavailableError, Model, column
 from datalayer.testing.counting import Statements
+from datalayer.testing.faults import terminate_backends
 from datalayer.testing.proxy import TcpProxy
 from datalayer.testing.servers import start_postgres, start_redis
 from datalayer.testing.servers.postgres import PrivatePostgres
@@ -194,3 +195,17 @@ def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_layer_that_cannot_be_meant_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DataLayer(**options)
+
+
+def test_a_backend_that_dies_before_its_commit_fails_it_with_an_error_of_sqlalchemy(
+    pg_url: str, redis_url: str
+) -> None:
+    with DataLayer(pg_url, redis=redis_url, models=[Thing]) as layer:
+        fill(layer)
+        things = layer.repository(Thing)
+        with pytest.raises(sa.exc.DBAPIError), layer.begin() as session:
+            session.get_one(Thing, 1).name = "uno"
+            session.flush()
+            terminate_backends(pg_url)
+        assert things.get_one(1).name == "one"
+        assert things.update(1, name="uno").name == "uno"

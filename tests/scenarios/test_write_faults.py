@@ -103,9 +103,10 @@ DOORS: dict[str, Callable[[DataLayer], object]] = {
 }
 
 
-@pytest.mark.parametrize("with_redis", [False, True], ids=["alone", "redis"])
 @pytest.mark.parametrize("done", [True, False], ids=["committed", "never arrived"])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("door", "with_redis"), [*((door, False) for door in DOORS), ("begin", True), ("bulk_load", True)]
+)
 def test_a_commit_whose_reply_was_lost_has_an_unknown_outcome_and_nobody_reads_the_past(
     open_layer: Callable[..., DataLayer],
     pg_url: str,
@@ -143,6 +144,7 @@ def test_an_unknown_outcome_is_not_run_again_nor_told_to_hooks(
 ) -> None:
     layer, calls = open_layer(proxy.url), []
     fill(layer)
+    layer.repository(Watched).get(1)  # the driver's first connection to a server commits something of its own
 
     def count(session: Session) -> None:
         calls.append(1)
@@ -375,7 +377,7 @@ def test_an_application_that_is_killed_has_written_all_of_a_transaction_or_nothi
     layer = open_layer(pg_url, redis=redis_url, key_prefix=key_prefix)
     fill(layer)
     rows = layer.repository(Account)
-    for _ in range(30 if LONG else 3):
+    for _ in range(30 if LONG else 2):
         command = [sys.executable, "-c", PAYER, pg_url, redis_url, key_prefix, str(rng.randrange(10**9))]
         paths = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}"
         with subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": paths}) as payer:
@@ -385,7 +387,7 @@ def test_an_application_that_is_killed_has_written_all_of_a_transaction_or_nothi
             payer.send_signal(signal.SIGKILL)
         for _ in range(3):
             with layer.begin(isolation="REPEATABLE READ", read_only=True) as session:
-                stored = dict(session.execute(sa.select(Account.id, Account.balance)).tuples().all())
+                stored = dict(map(tuple, session.execute(sa.select(Account.id, Account.balance))))  # type: ignore[arg-type]
                 notes = set(session.scalars(sa.select(Account.note)))
             if layer.run(lambda s: s.scalar(_RUNNING)) == 0:
                 break  # the server has ended what the payer had begun

@@ -10,10 +10,17 @@ import sqlalchemy as sa
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from datalayer import CachePolicy, DataLayer, Hooks, Model, SoftDelete, Timestamps, Versioned, column
+from datalayer import CachePolicy, DataLayer, Hooks, SoftDelete, Timestamps, Versioned, column
+from datalayer.models.base import _registry
 
 
-class Account(Timestamps, Model):
+class Own(DeclarativeBase):
+    """A base of its own: nobody else's layer knows these models."""
+
+    registry = _registry()
+
+
+class Account(Timestamps, Own):
     __tablename__ = "w_accounts"
     id: Mapped[int] = column(primary_key=True)
     owner: Mapped[str]
@@ -21,13 +28,13 @@ class Account(Timestamps, Model):
     note: Mapped[str | None] = column(nullable=True)
 
 
-class Cart(Model):
+class Cart(Own):
     __tablename__ = "w_carts"
     id: Mapped[int] = column(primary_key=True)
     account_id: Mapped[int] = column(ForeignKey("w_accounts.id", ondelete="CASCADE"))
 
 
-class Line(Model):
+class Line(Own):
     """A composite key."""
 
     __tablename__ = "w_lines"
@@ -36,19 +43,19 @@ class Line(Model):
     what: Mapped[str]
 
 
-class Guarded(Versioned, Model):
+class Guarded(Versioned, Own):
     __tablename__ = "w_guarded"
     id: Mapped[int] = column(primary_key=True)
     name: Mapped[str]
 
 
-class Memo(SoftDelete, Model):
+class Memo(SoftDelete, Own):
     __tablename__ = "w_memos"
     id: Mapped[int] = column(primary_key=True)
     text: Mapped[str]
 
 
-class Secret(Model):
+class Secret(Own):
     __tablename__ = "w_secrets"
     id: Mapped[int] = column(primary_key=True)
     email: Mapped[str] = column(encrypted=True, blind_index=True, unique=True)
@@ -86,7 +93,7 @@ class Heard:
 heard = Heard()
 
 
-class Watched(Model):
+class Watched(Own):
     __tablename__ = "w_watched"
     __cache__ = CachePolicy(
         hooks=Hooks(
@@ -100,7 +107,7 @@ class Watched(Model):
     name: Mapped[str]
 
 
-class Parent(Model):
+class Parent(Own):
     """Deletes its children in Python."""
 
     __tablename__ = "w_parents"
@@ -109,7 +116,7 @@ class Parent(Model):
     children: Mapped[list[Child]] = sa.orm.relationship(cascade="all, delete-orphan")
 
 
-class Child(Model):
+class Child(Own):
     __tablename__ = "w_children"
     id: Mapped[int] = column(primary_key=True)
     parent_id: Mapped[int] = column(ForeignKey("w_parents.id"))

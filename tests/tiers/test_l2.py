@@ -80,7 +80,7 @@ def test_a_hit_costs_one_round_trip_and_a_fill_none(tier: Tier) -> None:
     assert tier.round_trips == before + 1
     assert isinstance(found, Found)
     assert (found.entry, found.prefix[:1]) == (b"row", b"V")
-    assert 59 < found.ttl <= 60
+    assert 59 < found.ttl < 61  # by what this process knows of the server's clock
 
 
 def test_many_keys_cost_one_round_trip(tier: Tier) -> None:

@@ -76,6 +76,12 @@ class PrivateRedis(Private, RedisServer):
         """End it and remove its data."""
         Private.stop(self)
 
+    def forget_data(self) -> None:
+        """Remove what the next start would load. Call it while it is not running."""
+        shutil.rmtree(self._folder.path / "appendonlydir", ignore_errors=True)
+        for file in self._folder.path.glob("*.rdb"):
+            file.unlink()
+
     @property
     def binary(self) -> Path:
         return self._binary

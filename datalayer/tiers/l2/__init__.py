@@ -1,9 +1,10 @@
 """The shared tier: Redis, alone, behind Sentinel, or as a Cluster."""
 
 from .backplane import RedisBackplane
+from .results import RedisResults
 from .subscriber import Subscriber
 from .tier import RedisTier
 from .topology import topology_of
 from .wire import Wire
 
-__all__ = ["RedisBackplane", "RedisTier", "Subscriber", "Wire", "topology_of"]
+__all__ = ["RedisBackplane", "RedisResults", "RedisTier", "Subscriber", "Wire", "topology_of"]

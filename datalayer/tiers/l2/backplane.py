@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...contracts.fence import Marked, Names, Payload, Refusal, Stand
@@ -15,14 +15,18 @@ _LOST = Refusal("LOST")
 
 
 class RedisBackplane:
-    """See :class:`datalayer.contracts.fence.Backplane`. Thread-safe."""
+    """See :class:`datalayer.contracts.fence.Backplane`. Thread-safe.
 
-    def __init__(self, wire: Wire) -> None:
+    ``home`` says which name decides the shard of a name.
+    """
+
+    def __init__(self, wire: Wire, home: Callable[[str], str] = str) -> None:
         self._wire = wire
+        self._home = home
         self.shards = len(wire.places)
 
     def shard_of(self, name: str) -> int:
-        return self._wire.place_of(name).number
+        return self._wire.place_of(self._home(name)).number
 
     def lineage(self, shard: int) -> bytes | None:
         replies = self._wire.ask(self._wire.places[shard], pack(("INFO", "replication")), 1, urgent=True)

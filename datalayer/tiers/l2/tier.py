@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...contracts.fence import Authority, Stand, State
+from ...contracts.pauses import point
 from ...contracts.tier import Busy, Found, Key, Lease, Leave, Met
 from .links import pack
 from .wire import Place, Wire
@@ -53,7 +54,9 @@ class RedisTier:
                 return None
             stand = current
         guard = self._guards.get((space, place.number)) or self._guard(space, place)
+        point("read.after_lease_check")
         replies = wire.ask(place, pack(("GET", place.values + name)) + guard, 3)
+        point("read.after_get")
         if replies is None:
             return None
         value, header, info = replies
