@@ -106,9 +106,9 @@ class Failures:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._listeners: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
-            ("commit", _committing, {}),
-            ("commit_twophase", _committing, {}),
-            ("rollback", _not_committing, {}),
+            ("commit", self._committing, {}),
+            ("commit_twophase", self._committing, {}),
+            ("rollback", self._not_committing, {}),
             ("handle_error", self._translate, {"retval": True}),
         ]
 
@@ -120,24 +120,24 @@ class Failures:
         for name, listener, _ in self._listeners:
             event.remove(self._engine, name, listener)
 
+    # Methods, and no functions: two layers may share an engine, and each takes its own listeners away.
+
+    def _committing(self, connection: sa.Connection, *_: Any) -> None:
+        """Remember that COMMIT is being sent; on a connection that the driver knows to be closed nothing is."""
+        if not connection.closed and not connection.invalidated:
+            driver = connection.connection.dbapi_connection
+            connection.info[_SLOT] = not getattr(driver, "closed", False)
+
+    def _not_committing(self, connection: sa.Connection, *_: Any) -> None:
+        if not connection.closed and not connection.invalidated:
+            connection.info.pop(_SLOT, None)
+
     def _translate(self, context: Any) -> BaseException | None:
         found = context.sqlalchemy_exception
         if context.is_pre_ping or not isinstance(found, sa.exc.DBAPIError) or isinstance(found, DataLayerError):
             return None
         verdict = _judged(context)
         return joined(found, verdict, _subject(verdict, self._engine)) if verdict is not None else None
-
-
-def _committing(connection: sa.Connection, *_: Any) -> None:
-    """Remember that COMMIT is being sent; on a connection that the driver knows to be closed nothing is."""
-    if not connection.closed and not connection.invalidated:
-        driver = connection.connection.dbapi_connection
-        connection.info[_SLOT] = not getattr(driver, "closed", False)
-
-
-def _not_committing(connection: sa.Connection, *_: Any) -> None:
-    if not connection.closed and not connection.invalidated:
-        connection.info.pop(_SLOT, None)
 
 
 def _judged(context: Any) -> Verdict | None:
