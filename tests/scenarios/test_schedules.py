@@ -35,9 +35,9 @@ from datalayer.testing.faults import Moving, RedisPair
 from datalayer.testing.proxy import TcpProxy
 from datalayer.testing.servers.redis_server import ask
 from datalayer.tiers import l2
-from datalayer.tiers.ladder import Ladder
 from datalayer.tiers.l2.tier import RedisTier
 from datalayer.tiers.l3 import DriverReader
+from datalayer.tiers.ladder import Ladder
 
 LEASE, L1_LEASE = 2.0, 1.0
 
