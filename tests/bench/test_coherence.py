@@ -7,7 +7,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import coherence_worker as work
 import pytest

@@ -205,10 +205,13 @@ def test_a_backend_that_dies_before_its_commit_fails_it_with_an_error_of_sqlalch
     with DataLayer(pg_url, redis=redis_url, models=[Thing]) as layer:
         fill(layer)
         things = layer.repository(Thing)
-        with pytest.raises(sa.exc.DBAPIError), layer.begin() as session:
-            session.get_one(Thing, 1).name = "uno"
-            session.flush()
-            terminate_backends(pg_url)
+        session = layer.session()
+        session.get_one(Thing, 1).name = "uno"
+        session.flush()
+        terminate_backends(pg_url)
+        with pytest.raises(sa.exc.DBAPIError):
+            session.commit()
+        session.close()
         assert things.get_one(1).name == "one"
         assert things.update(1, name="uno").name == "uno"
 
