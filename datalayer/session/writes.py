@@ -38,7 +38,7 @@ _Imager = Callable[[sa.Connection, WriteSet], Image | None]
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "schema", "tokens", "written")
+    __slots__ = ("committing", "marks", "prepared", "refused", "schema", "tokens", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
@@ -46,6 +46,7 @@ class _Work:
         self.tokens: list[Token] | None = None
         self.committing = False
         self.prepared = False
+        self.refused = False
         self.schema = False
 
 
@@ -250,13 +251,17 @@ class WriteTracker:
             self._finish(connection.info, Outcome.ROLLED_BACK)
 
     def _error(self, context: Any) -> None:
-        """A COMMIT that raised: refused by the server (a rollback follows), or lost with its connection."""
+        """A COMMIT that raised: refused by the server (a rollback may follow), or lost with its connection."""
         connection = context.connection
-        if connection is None or context.statement is not None or not context.is_disconnect:
+        if connection is None or context.statement is not None:
             return
         work = self._find(connection)
-        if work is not None and work.committing:
+        if work is None or not work.committing:
+            return
+        if context.is_disconnect:
             self._finish(connection.info, Outcome.UNKNOWN)
+        else:
+            work.refused = True
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
@@ -272,7 +277,7 @@ class WriteTracker:
             work.written = WriteSet()
         if work.tokens is None and not work.written:
             info.pop(self._slot)
-        marks, work.marks, work.committing = work.marks, [], False
+        marks, work.marks, work.committing, work.refused = work.marks, [], False, False
         if work.schema:
             self._catalog.forget()
         if marks and outcome is Outcome.COMMITTED:
@@ -288,7 +293,7 @@ def _autocommits(connection: sa.Connection) -> bool:
 def _ended(work: _Work) -> Outcome:
     if work.prepared:
         return Outcome.UNKNOWN
-    return Outcome.COMMITTED if work.committing else Outcome.ROLLED_BACK
+    return Outcome.COMMITTED if work.committing and not work.refused else Outcome.ROLLED_BACK
 
 
 def _is_unit_of_work(context: Any) -> bool:
