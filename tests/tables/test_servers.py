@@ -20,6 +20,7 @@ from datalayer.testing.servers import (
     MemcachedServer,
     PrivateMemcached,
     PrivateRedis,
+    RedisServer,
     ServersMissing,
     start_cluster,
     start_memcached,
