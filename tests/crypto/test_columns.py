@@ -339,6 +339,28 @@ def test_what_no_operator_sees_is_an_error_when_it_is_run(layer: DataLayer, make
             session.execute(make())
 
 
+@pytest.mark.parametrize(
+    "text", ["email = :x", "lower(email) = :x", '"EMAIL" > :x', "patients.notes LIKE :x", "ward = :x OR city = :x"]
+)
+def test_sql_text_that_compares_an_encrypted_column_is_refused(text: str):
+    with pytest.raises(
+        QueryError, match=r"patients\.\w+ is encrypted: SQL text can ask whether its ciphertext IS NULL"
+    ):
+        Q(Patient).where_sql(text, x="secret")
+
+
+def test_sql_text_may_ask_whether_an_encrypted_column_is_null(layer: DataLayer):
+    patients = layer.repository(Patient)
+    patients.create_many([patient(1), patient(2, email=None, ward="email = ?")])
+    for text, given, expected in (
+        ("email IS NULL", {}, [2]),
+        ('patients."email" is not null', {}, [1]),
+        ("ward = 'email = ?' AND city IS NOT NULL", {}, [2]),
+        ("ward = :email", {"email": "w"}, [1]),
+    ):
+        assert [p.id for p in patients.search(Q(Patient).where_sql(text, **given))] == expected
+
+
 def test_an_upsert_without_the_digest_is_refused(layer: DataLayer):
     insert: Any = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[layer.engine.dialect.name]
     statement = insert(T).values(id=1, ward="w", email="p1@x")
