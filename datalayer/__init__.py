@@ -26,6 +26,7 @@ from .repository import Repository
 from .session.session import Session
 from .session.snapshots import Snapshot
 from .tables.layers import Layers
+from .transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "SoftDelete",
     "Stats",
     "Timestamps",
+    "Transaction",
     "Versioned",
     "WriteMode",
     "__version__",

@@ -42,11 +42,13 @@ from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
+from .tiers.pool import Janitor
 from .tiers.watchdog import Watchdog
 
 
@@ -61,6 +63,8 @@ class Parts:
     registry: Registry
     coherence: Coherence
     tracker: WriteTracker
+    translator: Failures
+    janitor: Janitor
     caches: Caches
     l2: SharedTier
     authority: Strict | Loose | None
@@ -103,6 +107,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
+        failures=failures,
+        watching=watchdog.watching,
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
@@ -111,6 +117,9 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     )
     catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
+    janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
+    translator = Failures(engine)
+    translator.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
         engine,
@@ -120,6 +129,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         registry,
         coherence,
         tracker,
+        translator,
+        janitor,
         caches,
         l2,
         shared.authority if shared is not None else None,
@@ -168,6 +179,10 @@ def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[st
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,
+        pool_max_lifetime_jitter=settings.pool_max_lifetime_jitter,
+        pool_min=settings.pool_min,
+        pool_max_idle=settings.pool_max_idle,
+        pool_pre_ping=settings.pool_pre_ping,
         connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,

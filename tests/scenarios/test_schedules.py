@@ -16,7 +16,7 @@ from unittest.mock import patch
 import psycopg
 import pytest
 import sqlalchemy as sa
-from schedules import Actor, Clock, Crashed, Deviated, Process, other_script, pass_by, points
+from schedules import Actor, Clock, Crashed, Deviated, Process, cut_off, other_script, pass_by, points
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Mapped
 
@@ -709,6 +709,29 @@ def a_slow_read_does_not_come_back_after_a_batch_has_seen_more(world: World) -> 
     assert hit(r) == 1
 
 
+def a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one(world: World) -> None:
+    """Another thread's read, begun while the first one is about to ask the database, may not be kept after it."""
+    w, r = world.pair()
+    assert hit(r, 2) == 0
+    r.layer.caches.ladders()[0].flights._patience = 0.01  # type: ignore[attr-defined]
+    first = Actor(lambda: read(r), cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
+def a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row(world: World) -> None:
+    w, r = world.pair()
+    first = Actor(lambda: r.layer.repository(Item).get_many([1, 2])[1].n, cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
 def a_process_reads_what_it_has_written(world: World) -> None:
     w, _ = world.pair()
     assert hit(w) == 0
@@ -966,6 +989,16 @@ def _get_many(original: Any, self: Any, *arguments: Any) -> Any:
     return original(self, *arguments)
 
 
+def _load(original: Any, self: Any, *arguments: Any) -> Any:
+    pass_by("test.loading")
+    return original(self, *arguments)
+
+
+def _answer(nothing: Any) -> Callable[..., Any]:
+    """The shared tier, as an actor sees it who is cut off from Redis."""
+    return lambda original, self, *arguments: nothing if cut_off() else original(self, *arguments)
+
+
 def _init(original: Any, self: Any, *arguments: Any) -> Any:
     pass_by("test.init")
     return original(self, *arguments)
@@ -976,6 +1009,12 @@ SEAMS: dict[Callable[[World], None], Mutant] = {
     the_row_and_the_proof_are_of_one_snapshot: around(DriverReader, "proved", _proved),
     a_record_is_resolved_only_if_it_is_the_one_that_was_proved: around(RedisTier, "resolve", _resolve),
     a_batch_that_may_not_be_kept_takes_the_older_ones_away: around(RedisTier, "get_many", _get_many),
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: both(
+        around(RedisTier, "lease", _answer(None)), around(DriverReader, "one", _load)
+    ),
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: both(
+        around(RedisTier, "lease_many", _answer({})), around(DriverReader, "many", _load)
+    ),
     a_late_begin_of_an_epoch_does_not_bring_back_one_without_its_marks: around(l2.RedisBackplane, "init", _init),
 }
 
@@ -1253,6 +1292,8 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_read_that_met_a_mark_takes_the_older_one_away: {
         "it leaves what is there": around(Guard, "finished", lambda f, self, key: None),
     },
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: {"it takes nothing away": NOT_FINISHED},
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(
