@@ -123,7 +123,24 @@ def _on_conflict(layer: DataLayer) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=[T.c.id], set_=changed))
 
 
+def _bulk_load(layer: DataLayer) -> None:
+    layer.repository(Patient).bulk_load([patient(i) for i in (1, 2, 3)])
+
+
+def _bulk_load_of_dicts(layer: DataLayer) -> None:
+    rows = [{"id": i, "ward": "w", "email": f"p{i}@x", "city": "porto", "notes": f"note {i}"} for i in (1, 2, 3)]
+    layer.repository(Patient).bulk_load(rows, on_conflict="ignore")
+
+
+def _bulk_update(layer: DataLayer) -> None:
+    layer.repository(Patient).create(patient(email="before@x", notes="before"))
+    layer.repository(Patient).bulk_load([patient(1), patient(2)], on_conflict="update")
+
+
 WAYS = [
+    _bulk_load,
+    _bulk_load_of_dicts,
+    _bulk_update,
     _create,
     _upsert,
     _update,
@@ -371,6 +388,13 @@ def test_an_upsert_without_the_digest_is_refused(layer: DataLayer):
         conflicting = statement.on_conflict_do_update(index_elements=[T.c.id], set_=changed)
         with layer.engine.connect() as connection, pytest.raises(QueryError, match=message):
             connection.execute(conflicting)
+
+
+def test_aggregates_of_an_encrypted_column_are_refused(layer: DataLayer):
+    patients = layer.repository(Patient)
+    for aggregate in (patients.min, patients.max, patients.sum):
+        with pytest.raises(QueryError, match="email"):
+            aggregate("email")
 
 
 def test_literals_are_not_rendered():
