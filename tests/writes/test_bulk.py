@@ -20,6 +20,7 @@ from datalayer import (
     EncodeError,
     InvalidModelError,
     MissingPrimaryKeyError,
+    NotFoundError,
     Repository,
 )
 from datalayer.observe.bar import Bar
@@ -115,6 +116,28 @@ def test_rows_that_exist_are_written_over_in_the_columns_given(layer: DataLayer)
     assert one.created_at == made.created_at
     assert one.updated_at > made.updated_at
     assert two.created_at is not None
+
+
+def test_defaults_are_for_new_rows_only(layer: DataLayer) -> None:
+    accounts = layer.repository(Account)
+    accounts.create(Account(id=1, owner="ann", balance=5, note="keep"))
+    accounts.bulk_load([{"id": 1, "owner": "anna"}, {"id": 2, "owner": "bob"}], on_conflict="update")
+    assert [(a.owner, a.balance, a.note) for a in accounts.get_many([1, 2]).values()] == [
+        ("anna", 5, "keep"),
+        ("bob", 0, None),
+    ]
+
+
+def test_rows_that_cannot_be_inserted_as_they_are_must_exist(layer: DataLayer) -> None:
+    accounts = layer.repository(Account)
+    before = accounts.create(Account(id=1, owner="ann", balance=5))
+    accounts.bulk_load([{"id": 1, "balance": 6}], on_conflict="update")  # the owner is not null, and not given
+    after = accounts.get_one(1)
+    assert (after.owner, after.balance, after.created_at) == ("ann", 6, before.created_at)
+    assert after.updated_at > before.updated_at
+    with pytest.raises(NotFoundError):
+        accounts.bulk_load([{"id": 1, "balance": 7}, {"id": 2, "balance": 7}], on_conflict="update")
+    assert accounts.get_one(1).balance == 6
 
 
 def test_a_key_that_comes_again_in_a_later_batch_wins(layer: DataLayer) -> None:
