@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -440,3 +442,26 @@ def test_memory_does_not_grow_with_the_number_of_rows(pg: DataLayer) -> None:
     peak(1_000, 0)
     small, large = peak(10_000, 10_000), peak(60_000, 100_000)
     assert large < small * 1.5 + 500_000
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(os.environ.get("DATALAYER_TEST_LONG") != "1", reason="takes minutes; set DATALAYER_TEST_LONG=1")
+@pytest.mark.timeout(3600)
+def test_ten_million_rows_need_no_more_memory_than_ten_thousand(pg: DataLayer) -> None:
+    plain, most = pg.repository(Plain), [0]
+    plain.bulk_load((i, "a name that takes some room", None) for i in range(-10_000, 0))
+    before = resident()
+
+    def progress(done: int) -> None:
+        if done % 100_000 == 0:
+            most[0] = max(most[0], resident() - before)
+
+    for on_conflict in ("error", "update"):
+        rows = ((i, "a name that takes some room", None) for i in range(10_000_000))
+        assert plain.bulk_load(rows, progress=progress, on_conflict=on_conflict) == 10_000_000  # type: ignore[arg-type]
+    assert most[0] < 40_000_000
+    assert plain.count() == 10_010_000
