@@ -20,6 +20,7 @@ from .models.policy import CachePolicy, Index, L1Policy, L2Policy, WriteMode
 from .observe.health import Health
 from .observe.stats import Stats
 from .query.builder import Q
+from .query.interface import Queries
 from .query.page import Page
 from .repository import Repository
 from .session.session import Session
@@ -41,6 +42,7 @@ __all__ = [
     "Model",
     "Page",
     "Q",
+    "Queries",
     "Repository",
     "Session",
     "Settings",

@@ -9,11 +9,12 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import sqlalchemy as sa
 
 from .config.env import from_env
+from .config.forget import forgetful
 from .config.settings import Settings
 from .config.yaml import from_yaml
 from .contracts.causal import UNHEARD, parse_token
@@ -22,7 +23,7 @@ from .contracts.levels import Consistency
 from .crypto.manage import Crypto
 from .errors import ConfigError, UnavailableError
 from .models.schema import schema_of
-from .models.sealed import sealed_tables
+from .models.sealed import sealed_names, sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
@@ -44,8 +45,12 @@ if TYPE_CHECKING:
     from .migrate.runner import MigrationReport
     from .migrate.sqlrunner import FilesReport
     from .migrate.steps import Plan
+    from .query.check import QueriesReport
+    from .query.named import NamedQueries
+    from .query.named import Plan as QueryPlan
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 class DataLayer:
@@ -59,6 +64,7 @@ class DataLayer:
     meant.
     """
 
+    @forgetful
     def __init__(
         self,
         url: str | None = None,
@@ -253,6 +259,37 @@ class DataLayer:
     def _one_shot_session(self) -> Session:
         return self.session(expire_on_commit=False)
 
+    @overload
+    def queries(self, directory: str | Path) -> NamedQueries: ...
+    @overload
+    def queries(self, directory: str | Path, interface: Callable[..., P]) -> P: ...
+    def queries(self, directory: str | Path, interface: Callable[..., Any] | None = None) -> Any:
+        """The named queries of a directory's ``.sql`` files, as an object with one method for each. Hold it.
+
+        ``interface`` is a class derived from :class:`~datalayer.Queries` that says how they are called and what they
+        return; type checkers then know. Reads the files, not the database. QueryError for the first query that cannot
+        be right, with its file and line; whether they fit the schema is said by ``datalayer queries check``.
+        """
+        from .query.named import NamedQueries  # only in processes that have such files
+
+        return NamedQueries(self._plans(directory, interface), self._one_shot_session, self._tables)
+
+    def check_queries(self, directory: str | Path, interface: Callable[..., Any] | None = None) -> QueriesReport:
+        """Have the database prepare each named query of a directory, up to the first that does not fit its schema.
+
+        Runs none of them. ``datalayer queries check`` is the same from a shell.
+        """
+        from .query.check import check_plans
+
+        return check_plans(self.engine, self._plans(directory, interface).values(), self._tables())
+
+    def _plans(self, directory: str | Path, interface: Callable[..., Any] | None) -> dict[str, QueryPlan]:
+        from .query.load import by_name, load_plans
+
+        registry = self._open().registry
+        sealed = {t.fullname: sealed_names(t) for t in sealed_tables(registry)}
+        return load_plans(directory, interface, models=by_name(registry.classes()), sealed=sealed)
+
     # -- schema ----------------------------------------------------------------------------------------------------
 
     def migrate(self, **options: Any) -> MigrationReport:
@@ -276,6 +313,18 @@ class DataLayer:
 
         parts = self._open()
         return plan(parts.engine, parts.registry.metadata, self._migrate_options(options))
+
+    def create_partitions(self, ahead: int = 3, **options: Any) -> MigrationReport:
+        """Create the partitions of this time and the ``ahead`` next ones for tables that are partitioned by a date.
+
+        For a daily job: :meth:`migrate` does it too, but not where Alembic versions the schema. Idempotent; errors as
+        for :meth:`migrate`.
+        """
+        from .migrate.runner import create_coming
+
+        parts = self._open()
+        given = self._migrate_options({"partitions_ahead": ahead} | options)
+        return create_coming(parts.engine, parts.registry.metadata, given)
 
     def backfill(self, attribute: Any, value: Any, **options: Any) -> int:
         """Fill a column of a model where it is NULL, in batches in key order, and return how many rows were filled.
@@ -354,7 +403,13 @@ class DataLayer:
         from .migrate.options import MigrateOptions
 
         settings = self.settings
-        own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
+        authority = self._open().authority
+        own = {
+            "lock_timeout": settings.migrations_lock_timeout,
+            "table": settings.migrations_table,
+            # Also without Redis: the processes that have it may not be the ones that migrate.
+            "fence_shards": len(authority.stands) if authority is not None else 1,
+        }
         return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
 
     def _at_start(self, act: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
 import sqlalchemy as sa
 from sqlalchemy import inspect
@@ -32,7 +32,9 @@ from .models.hooks import Hooks, run_before_get, run_before_set
 from .models.quiet import leaves_no_values
 from .models.schema import Schema, schema_of
 from .models.sealed import encrypted_attributes, opened
-from .query.compile import to_select
+from .query.aggregate import Function, aggregate, count_of, exists_in
+from .query.builder import Q
+from .query.compile import is_cacheable, is_query, to_select
 from .query.page import Page, keyset
 from .session.batches import Batches
 from .session.bulk import BulkLoad, OnConflict, Progress
@@ -44,15 +46,13 @@ from .session.snapshots import Snapshot, make_snapshot, snapshot_class
 from .session.unique import unique_sets
 from .tiers.ladder import Ladder
 
-if TYPE_CHECKING:
-    from .query.builder import Q
-
 T = TypeVar("T")
+R = TypeVar("R")
 
 _BATCH = 1000
 
 _GIVEN_VALUES = (
-    *("get_by", "search", "count", "page", "warm"),
+    *("get_by", "search", "search_cached", "count", "page", "warm"),
     *("create_many", "update", "set_many", "bulk_load", "compare_and_set"),
 )
 
@@ -126,27 +126,56 @@ class Repository(Generic[T]):
             return self._live(self.session._by_unique(self._schema, unique, statement).scalars().one_or_none())
 
     def exists(self, id: Any) -> bool:
-        """Whether the row is there: L1, then L2, then the database."""
+        """Whether the row is there: L1, then L2, then the database. A query is always put to the database."""
+        if is_query(id):
+            return bool(self._answer(exists_in(self._select(id, default_limit=False)), id))
         return self.get(id) is not None
 
     # -- reads by query --------------------------------------------------------------------------------------------
 
-    def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
+    def count(self, query: Q[Any] | sa.Select[Any] | None = None) -> int:
         """How many rows match; always asks the database, loads none."""
-        inner = self._select(query, default_limit=False).order_by(None)
-        return int(self.session.scalar(sa.select(sa.func.count()).select_from(inner.subquery())) or 0)
+        return int(self._answer(count_of(self._select(query, default_limit=False)), query))
 
-    def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
-        """The rows that match, at most 100 unless the query says otherwise."""
-        return list(self.session.scalars(self._select(query)).unique().all())
+    def sum(self, attribute: Any, query: Q[Any] | sa.Select[Any] | None = None) -> Any:
+        """The sum of a column over the rows that match, 0 for none; loads none."""
+        return self._aggregate("sum", attribute, query) or 0
 
+    def min(self, attribute: Any, query: Q[Any] | sa.Select[Any] | None = None) -> Any:
+        """The least value of a column in the rows that match, None without any; loads none."""
+        return self._aggregate("min", attribute, query)
+
+    def max(self, attribute: Any, query: Q[Any] | sa.Select[Any] | None = None) -> Any:
+        """The greatest value of a column in the rows that match, None without any; loads none."""
+        return self._aggregate("max", attribute, query)
+
+    @overload
+    def search(self, query: Q[R]) -> list[R]: ...
+    @overload
+    def search(self, query: sa.Select[Any] | None = None) -> list[T]: ...
+    def search(self, query: Any = None) -> list[Any]:
+        """The rows that match, at most 100 of a ``Q`` without a limit: instances, or what ``Q.fields()`` makes."""
+        statement = self._select(query)
+        with self.session._at(self._level(query)):
+            if isinstance(query, Q) and query.shape is not None:
+                return [query.shape.make(row) for row in self.session.execute(statement)]
+            return list(self.session.scalars(statement).unique().all())
+
+    @overload
+    def search_cached(
+        self, query: Q[R], *, ttl: float | str | None = None, consistency: Consistency | None = None
+    ) -> list[R]: ...
+    @overload
     def search_cached(
         self,
-        query: Q[T] | sa.Select[Any] | None = None,
+        query: sa.Select[Any] | None = None,
         *,
         ttl: float | str | None = None,
         consistency: Consistency | None = None,
-    ) -> list[T]:
+    ) -> list[T]: ...
+    def search_cached(
+        self, query: Any = None, *, ttl: float | str | None = None, consistency: Consistency | None = None
+    ) -> list[Any]:
         """As :meth:`search`, from a cached list of keys and one batch of rows through the tiers.
 
         Never served after a commit that could change it: writes of the tables that the query reads invalidate it, and
@@ -154,24 +183,53 @@ class Repository(Generic[T]):
         ``ttl`` bounds its life, in seconds or as text. A query that is more than tables and values (text, ``now()``,
         locks, loader options) is not cached but run.
         """
-        statement, life = self._select(query), None if ttl is None else seconds(ttl, name="ttl")
+        life = None if ttl is None else seconds(ttl, name="ttl")
+        if not is_cacheable(query):
+            return self.search(query)
+        statement = self._select(query)
         with self.session._at(consistency or self._consistency):
             found = rows_in_session(self.session, statement, self._schema, life)
         if found is None:
             return self.search(query)
         return [live for row in found if (live := self._live(row)) is not None]
 
-    def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
-        """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1."""
+    @overload
+    def page(self, query: Q[R], *, after: str | None = None, size: int = 50) -> Page[R]: ...
+    @overload
+    def page(self, query: sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]: ...
+    def page(self, query: Any = None, *, after: str | None = None, size: int = 50) -> Page[Any]:
+        """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1.
+
+        ``after`` is the ``next`` of the page before. Rows that were there all the while are shown once, whatever is
+        inserted or deleted meanwhile. QueryError for a cursor that was changed or belongs to another query.
+        """
         statement = self._select(query, default_limit=False)
         dialect = self.session.get_bind(mapper=self._mapper).dialect.name
         plan = keyset(statement, self.model, size=size, after=after, secret=self._page_secret(), dialect=dialect)
-        rows = list(self.session.scalars(plan.statement).unique().all())
-        return plan.page(rows)
+        with self.session._at(self._level(query)):
+            found = plan.read(self.session.execute)
+        shape = query.shape if isinstance(query, Q) else None
+        if shape is not None:
+            return Page([shape.make(row) for row in found.items], found.next)
+        return Page(list(dict.fromkeys(row[0] for row in found.items)), found.next)
+
+    def _answer(self, statement: sa.Select[Any], query: Any) -> Any:
+        with self.session._at(self._level(query)):
+            return self.session.scalar(statement)
+
+    def _aggregate(self, function: Function, attribute: Any, query: Any) -> Any:
+        statement = self._select(query, default_limit=False)
+        return self._answer(aggregate(function, statement, getattr(attribute, "key", attribute)), query)
+
+    def _level(self, query: Any) -> Consistency | None:
+        return "database" if isinstance(query, Q) and query.bypass else self._consistency
 
     def _page_secret(self) -> bytes:
         caches = self.session._caches
-        return caches.page_secret() if caches is not None else b""
+        if caches is not None:
+            return caches.page_secret()
+        url = self.session.get_bind(mapper=self._mapper).engine.url
+        return url.render_as_string(hide_password=False).encode()
 
     def _select(self, query: Any, *, default_limit: bool = True) -> sa.Select[Any]:
         statement = to_select(query, self.model, default_limit=default_limit)
@@ -589,6 +647,8 @@ class OneShotRepository(Repository[T]):
         return {id: instance for id, instance in found.items() if self._live(instance) is not None}
 
     def exists(self, id: Any) -> bool:
+        if is_query(id):
+            return self._once("exists", id)  # type: ignore[no-any-return]
         run_before_get(self._hooks, self.model, id)
         found = self._reader.get_snapshot(id) if not self._schema.reasons else self._reader.get(id)
         return self._live(found) is not None
@@ -596,27 +656,28 @@ class OneShotRepository(Repository[T]):
     def get_by(self, *, consistency: Consistency | None = None, **unique: Any) -> T | None:
         return self._once("get_by", consistency=consistency or self._consistency, **unique)  # type: ignore[no-any-return]
 
-    def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
+    def count(self, query: Q[Any] | sa.Select[Any] | None = None) -> int:
         return self._once("count", query)  # type: ignore[no-any-return]
 
-    def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
+    def search(self, query: Any = None) -> list[Any]:
         return self._once("search", query)  # type: ignore[no-any-return]
 
     def search_cached(
-        self,
-        query: Q[T] | sa.Select[Any] | None = None,
-        *,
-        ttl: float | str | None = None,
-        consistency: Consistency | None = None,
-    ) -> list[T]:
+        self, query: Any = None, *, ttl: float | str | None = None, consistency: Consistency | None = None
+    ) -> list[Any]:
         life = None if ttl is None else seconds(ttl, name="ttl")
+        if not is_cacheable(query):
+            return self._once("search", query)  # type: ignore[no-any-return]
         found = self._reader.listed(self._select(query), life, consistency or self._consistency)
         if found is None:
             return self._once("search", query)  # type: ignore[no-any-return]
         return [live for row in found if (live := self._live(row)) is not None]
 
-    def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
+    def page(self, query: Any = None, *, after: str | None = None, size: int = 50) -> Page[Any]:
         return self._once("page", query, after=after, size=size)  # type: ignore[no-any-return]
+
+    def _aggregate(self, function: Function, attribute: Any, query: Any) -> Any:
+        return self._once("_aggregate", function, attribute, query)
 
     def create_many(self, objs: Iterable[T]) -> list[T]:
         return self._once("create_many", objs)  # type: ignore[no-any-return]
@@ -677,6 +738,6 @@ class OneShotRepository(Repository[T]):
     def _once(self, call: str, *args: Any, **options: Any) -> Any:
         """One call on a repository of a fresh session, committed if it returns."""
         with self._open() as session, session.begin():
-            repository = self._bound(session)
+            repository = self._bound(session, consistency=self._consistency)
             repository._private = True
             return getattr(repository, call)(*args, **options)

@@ -31,17 +31,19 @@ from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
 from .crypto.statements import StatementRules
 from .crypto.vault import Vault, attach, detach
-from .models.policy import CachePolicy
+from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
 from .session.caches import Caches
 from .session.catalog import Catalog
+from .session.images import Imager
 from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
 from .tiers.failures import Failures
+from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
@@ -110,7 +112,10 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
-    catalog.listeners.append(caches.forget_catalog)
+    tracker.imager = imager = Imager(
+        caches, partial(images_of, engine=engine, reading=reading), WriteMode(settings.write_mode)
+    )
+    catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
     translator = Failures(engine)
@@ -190,6 +195,15 @@ def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
     return settings.l2_mac_key or hashlib.blake2b(url.encode(), person=b"dl-page-secret").digest()
 
 
+def _result_secret(settings: Settings, engine: sa.Engine) -> bytes:
+    """What names cached results: with encrypted columns, no guess at a value that was asked for can be tried without a
+    key; and processes with other rings, which might find other rows, share no results."""
+    state = hashlib.blake2b(_page_secret(settings, engine), person=b"dl-result-name")
+    for key_id, key in settings.encryption_keys.items():
+        state.update(key_id.encode() + b"\0" + key)
+    return state.digest()
+
+
 @dataclass(slots=True)
 class _Shared:
     """What a layer with Redis has besides."""
@@ -258,9 +272,10 @@ def _results(
         namer=Namer(table_tag, vague_tag, value_tag),
         shared=shared.results if shared is not None else None,
         horizon=shared.authority.horizon if shared is not None else FOREVER,
+        beside=_beside(settings, shared),
         entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
         codec=codec_named(settings.codec),
-        secret=partial(_page_secret, settings, engine),
+        secret=partial(_result_secret, settings, engine),
         dialect=engine.dialect,
         known=lambda: registry.watched,
         secured=secured,
@@ -340,6 +355,7 @@ class _LadderMaker:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
         self._horizon = shared.authority.horizon if shared is not None else FOREVER
+        self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
         self._codec = codec_named(settings.codec)
@@ -362,6 +378,7 @@ class _LadderMaker:
                 negative=_first(policy.negative_ttl, settings.negative_ttl),
                 use_l1=policy.l1.enabled,
                 use_l2=policy.l2.enabled,
+                beside=self._beside,
             ),
             key_text=key_text,
             scope=policy.cache_scope,
@@ -369,9 +386,15 @@ class _LadderMaker:
             horizon=self._horizon,
             flights=Flights(),
             sealing=self._sealing,
+            eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         self._coherence.register(ladder)
         return ladder
+
+
+def _beside(settings: Settings, shared: _Shared | None) -> float | None:
+    """How long L1 serves what was read without a look at other processes' marks; None where nobody marks."""
+    return settings.l1_lease if shared is not None and shared.authority.strict else None
 
 
 def _first(own: Any, default: float) -> float:

@@ -15,12 +15,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ..contracts.causal import Position, Token
 from ..contracts.fence import Authority, Backplane, Message, Refusal, Stand, State
 from ..contracts.pauses import point
 
 log = logging.getLogger("datalayer.coherence")
 
 _REMEMBERED = 64
+_OWN = 1024
 
 
 class Audience(Protocol):
@@ -63,6 +65,7 @@ class Bus:
         self._lock = threading.Lock()
         self._ears = [_Ear() for _ in range(backplane.shards)]
         self._sent: OrderedDict[str, float] = OrderedDict()
+        self._own: OrderedDict[Position, None] = OrderedDict()
         self._me = secrets.token_hex(6)
 
     # -- speaking --------------------------------------------------------------------------------------------------
@@ -95,9 +98,20 @@ class Bus:
         elif message.kind == "hb" and message.rest[0] == self._me:
             self._own_beat(message, message.rest[1])
 
+    def own(self, token: Token) -> None:
+        """These messages are this process's, which has dropped what they name before it had them sent."""
+        with self._lock:
+            self._own.update(dict.fromkeys(token))
+            while len(self._own) > _OWN:
+                self._own.popitem(last=False)
+
     def _invalidated(self, message: Message) -> None:
         # Drop first: a number that is counted before its names are dropped would let a heartbeat vouch for them.
-        self._audience.heard(message.rest)
+        position = Position(message.shard, message.epoch, message.sequence)
+        with self._lock:
+            own = position in self._own
+        if not own:
+            self._audience.heard(message.rest)
         with self._lock:
             ear = self._ears[message.shard]
             if message.epoch == ear.epoch and message.sequence == ear.last + 1:
@@ -148,6 +162,7 @@ class Bus:
     def reset_after_fork(self) -> None:
         self._lock = threading.Lock()
         self._ears = [_Ear() for _ in self._ears]
+        self._own.clear()
         self._me = secrets.token_hex(6)
         self.horizon[0] = 0.0
         self.ready = threading.Event()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..contracts.causal import UNHEARD, Token
-from ..contracts.coherence import Change, Outcome, Space, WriteSet
+from ..contracts.coherence import Change, Image, Outcome, Space, WriteSet
 from .tags import Tags
 from .touched import Touched, query_tags, touched
 
@@ -25,10 +25,11 @@ log = logging.getLogger("datalayer.coherence")
 class Remote(Protocol):
     """The half of a commit that other processes see. Thread-safe."""
 
-    def announce(self, names: Touched, connection: Any, *, patient: bool) -> Any:
+    def announce(self, names: Touched, connection: Any, *, patient: bool, image: Image | None) -> Any:
         """Before COMMIT, on the connection that will send it; returns what :meth:`lift` wants.
 
-        ``patient``: return only when no other process serves from its memory what is announced.
+        ``patient``: return only when no other process serves from its memory what is announced. ``image``: rows that
+        may be left in the shared tier.
         """
 
     def token(self, announced: Any) -> Token:
@@ -47,7 +48,7 @@ class Remote(Protocol):
 class Alone:
     """The remote half of a layer without a shared tier."""
 
-    def announce(self, names: Touched, connection: Any, *, patient: bool) -> None:
+    def announce(self, names: Touched, connection: Any, *, patient: bool, image: Image | None) -> None:
         """There is nobody to tell."""
 
     def token(self, announced: Any) -> Token:
@@ -72,6 +73,7 @@ class Marks:
     remote: Any = None
     token: Token = ()
     tags: tuple[str, ...] = ()
+    kept: dict[Space, Any] = field(default_factory=dict)
 
 
 class Coherence:
@@ -108,8 +110,11 @@ class Coherence:
         with self._lock:
             return list(self._spaces)
 
-    def mark(self, write_set: WriteSet, connection: Any = None) -> Marks:
-        """Announce a commit, here and to the other processes. What ``remote`` raises leaves no mark here."""
+    def mark(self, write_set: WriteSet, connection: Any = None, image: Image | None = None) -> Marks:
+        """Announce a commit, here and to the other processes. What ``remote`` raises leaves no mark here.
+
+        ``image``: rows that the caches are to hold once the commit has succeeded.
+        """
         marks = Marks(write_set)
         names = self._names(write_set)
         marks.tags = names.narrow
@@ -119,10 +124,12 @@ class Coherence:
             self._announce(marks, self._spaces)
         try:
             patient = any(space.strict_local for space, _ in marks.changes)
-            marks.remote = self.remote.announce(names, connection, patient=patient)
+            marks.remote = self.remote.announce(names, connection, patient=patient, image=image)
         except BaseException:
             self._end(marks, Outcome.ROLLED_BACK)
             raise
+        if image is not None:  # only now: our own message on the bus would take the leave away again
+            marks.kept[image.space] = image.space.keep(image.rows)
         marks.token = self.remote.token(marks.remote)
         return marks
 
@@ -154,7 +161,7 @@ class Coherence:
             self._active.discard(marks)
             changes = list(marks.changes)
         for space, change in changes:
-            space.end(change, outcome)
+            space.end(change, marks.kept.get(space) if outcome is Outcome.COMMITTED else None)
         self.tags.end(marks.tags)
 
     def settle(self) -> None:

@@ -87,7 +87,7 @@ class Loose:
 
     # -- writes ----------------------------------------------------------------------------------------------------
 
-    def announce(self, touched: Touched, connection: Any, *, patient: bool) -> Touched:
+    def announce(self, touched: Touched, connection: Any, *, patient: bool, image: Any) -> Touched:
         """Before COMMIT: nothing, there is no way to tell another process how it ended."""
         return touched
 

@@ -11,13 +11,13 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ..contracts.causal import Position, Token
-from ..contracts.coherence import Outcome
+from ..contracts.coherence import Image, Outcome
 from ..contracts.fence import IMMORTAL, Backplane, Marked, Names, Payload, Stand, State
 from ..contracts.pauses import point
 from ..errors import L2UnavailableError
@@ -70,14 +70,14 @@ class Marker:
         self._me = secrets.token_hex(6)
         self._count = 0
 
-    def announce(
-        self, names: Touched, xid: str, watched: Sequence[str] = (), payloads: Mapping[str, Payload] | None = None
-    ) -> Announced:
-        """Mark everything; returns when COMMIT may be sent. ``watched``: tags whose generations are wanted."""
+    def announce(self, names: Touched, xid: str, image: Image | None = None) -> Announced:
+        """Mark everything; returns when COMMIT may be sent. ``image``: rows to leave where the marks were."""
         writer = f"{self._me}.{secrets.token_hex(5)}"
         todo = distribute(names, self._backplane)
-        if watched:
-            todo = {g: part._replace(watched=tuple(watched)) for g, part in todo.items()}
+        entries = image.space.entries(image.rows) if image is not None else {}
+        tag = f"={image.space.space}" if image is not None else ""
+        if entries:
+            todo = {g: part._replace(watched=(tag,)) for g, part in todo.items()}
         places: dict[int, Place] = {}
 
         def mark(stands: dict[int, Stand]) -> set[int]:
@@ -88,7 +88,12 @@ class Marker:
             return {g for g, answer in answers.items() if isinstance(answer, Marked)}
 
         self._everywhere(set(todo), mark)
-        return Announced(writer, xid, places, payloads or {})
+        payloads = {}
+        for name, (entry, ttl) in entries.items():
+            place = places.get(self._backplane.shard_of(name))
+            if place is not None:
+                payloads[name] = Payload(tag, place.marked.generations[0], entry, ttl)
+        return Announced(writer, xid, places, payloads)
 
     def drop(self, names: Touched) -> None:
         """Forget values of a write that is over, everywhere."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..contracts.causal import Token
 from ..contracts.clock import boottime
-from ..contracts.coherence import Outcome
+from ..contracts.coherence import Image, Outcome
 from ..contracts.fence import Backplane, Stand, State
 from ..contracts.pauses import point
 from .bus import Audience, Bus, Listener
@@ -103,12 +103,14 @@ class Strict:
 
     # -- the remote half of commits --------------------------------------------------------------------------------
 
-    def announce(self, names: Touched, connection: Any, *, patient: bool) -> Announced | None:
+    def announce(self, names: Touched, connection: Any, *, patient: bool, image: Image | None) -> Announced | None:
         if not names:
             return None
         self.start()
         point("write.after_flush")
-        announced = self.marker.announce(names, transaction_id(connection))
+        xid = image.xid if image is not None and image.xid is not None else transaction_id(connection)
+        announced = self.marker.announce(names, xid, image)
+        self.bus.own(announced.token)
         point("write.after_mark")
         if patient:  # by then nobody serves from memory what the marks name
             self.sleep(self.bus.lease)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Absent:
@@ -78,6 +78,17 @@ class Change:
         return self.whole or self.births or bool(self.keys)
 
 
+class Image(NamedTuple):
+    """Rows of one space as a transaction that holds their locks is about to leave them, by key.
+
+    ``xid`` is the transaction's id, where the statement that read the rows told it.
+    """
+
+    space: Space
+    rows: Mapping[tuple[Any, ...], tuple[Any, ...]]
+    xid: str | None
+
+
 class Space(Protocol):
     """The cached rows of one root class, as the coherence room sees them. Thread-safe.
 
@@ -92,8 +103,14 @@ class Space(Protocol):
     def begin(self, change: Change) -> None:
         """From now on nothing that ``change`` covers is served from or put into a cache."""
 
-    def end(self, change: Change, outcome: Outcome) -> None:
-        """The transaction is over: make every tier forget what changed, then allow caching again."""
+    def end(self, change: Change, kept: Any = None) -> None:
+        """The transaction is over: forget what changed, then allow caching again, beginning with what is ``kept``."""
+
+    def keep(self, rows: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> Any:
+        """What :meth:`end` may put into the process's memory, unless somebody else changes the rows until then."""
+
+    def entries(self, rows: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> Mapping[str, tuple[bytes, float]]:
+        """The names of these rows in the shared tier, with their entries and lives in seconds."""
 
     def heard(self, id: str) -> None:
         """Another process is writing, or has written, the row whose key has this text."""

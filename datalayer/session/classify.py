@@ -25,7 +25,9 @@ _READS = re.compile(
 )
 _SCHEMA = re.compile(r"^\s*(alter|create|drop|comment|grant|revoke|reassign)\b", re.IGNORECASE)
 _ISOLATION = re.compile(
-    r"\bset\s+(session\s+characteristics|transaction|default_transaction)|\bisolation\b", re.IGNORECASE
+    r"\bset\s+((session|local)\s+)?(characteristics|transaction|default_transaction|role|authorization|search_path)"
+    r"|\bisolation\b|\bset_config\b.*\b(role|session_authorization|search_path|transaction_isolation)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -55,6 +57,8 @@ def reads_only(text: str) -> bool:
 
 
 def changes_isolation(text: str) -> bool:
+    """Whether a statement makes the rest of its transaction see other rows than everybody else: another isolation,
+    role or search path."""
     return _ISOLATION.search(text) is not None
 
 

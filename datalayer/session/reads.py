@@ -111,13 +111,14 @@ def may_use_tiers(session: Session, schema: Schema) -> bool:
     caches = session._caches
     assert caches is not None
     bind = session.get_bind(mapper=schema.mapper, clause=schema.statement)
-    if bind is not caches.engine or not _plain_engine(bind):
+    if bind is not caches.engine or not plain_engine(bind):
         return False
     connection = connection_of(session, bind)
-    return connection is None or _plain_connection(session, connection)
+    return connection is None or _clean(session, connection)
 
 
-def _plain_engine(engine: sa.Engine) -> bool:
+def plain_engine(engine: sa.Engine) -> bool:
+    """Whether transactions of this engine are READ COMMITTED and name their tables as they are mapped."""
     options = engine.get_execution_options()
     if options and any(name in options for name in _UNSAFE_OPTIONS):
         return False
@@ -127,11 +128,15 @@ def _plain_engine(engine: sa.Engine) -> bool:
     return dialect._on_connect_isolation_level in _READ_COMMITTED and dialect.default_isolation_level in _READ_COMMITTED
 
 
-def _plain_connection(session: Session, connection: sa.Connection) -> bool:
+def plain_connection(connection: sa.Connection) -> bool:
+    """Whether a connection has no options that say otherwise."""
     options = connection.get_execution_options()
-    if options and any(options.get(name) for name in _UNSAFE_OPTIONS):
-        return False
-    if connection.closed or connection.invalidated:
+    return not (options and any(options.get(name) for name in _UNSAFE_OPTIONS))
+
+
+def _clean(session: Session, connection: sa.Connection) -> bool:
+    """Whether nothing was written, or is seen, in the transaction on a connection that others would not see."""
+    if not plain_connection(connection) or connection.closed or connection.invalidated:
         return False
     assert session._caches is not None
     if session._caches.tracker.written(connection) is not None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from ..contracts.causal import Token
-from ..contracts.coherence import Outcome, WriteSet
+from ..contracts.coherence import Image, Outcome, WriteSet
 from ..contracts.pauses import point
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
@@ -27,9 +27,12 @@ from .classify import Write, changes_isolation, changes_schema, is_text, pinned_
 class Marker(Protocol):
     """What the tracker needs of the coherence room."""
 
-    def mark(self, write_set: WriteSet, connection: Any) -> Any: ...
+    def mark(self, write_set: WriteSet, connection: Any, image: Image | None = None) -> Any: ...
 
     def finish(self, marks: Any, outcome: Outcome) -> None: ...
+
+
+_Imager = Callable[[sa.Connection, WriteSet], Image | None]
 
 
 class _Work:
@@ -67,6 +70,8 @@ class WriteTracker:
         # These pools lend one connection to several holders at once: returning it ends nobody's transaction.
         self._lends_to_many = isinstance(engine.pool, sa.pool.StaticPool | sa.pool.SingletonThreadPool)
         self.counts: Counter[str] = Counter()
+        #: Reads what a plain commit leaves behind, for the caches to hold.
+        self.imager: _Imager | None = None
         self._slot = f"datalayer.{id(self):x}"
         self._listeners: list[tuple[str, Callable[..., Any]]] = [
             ("before_cursor_execute", self._before),
@@ -126,7 +131,11 @@ class WriteTracker:
             self._schema_changes(connection)
             self._work(connection).written.everything = True
         elif statement is None or is_text(statement):
-            self._text(connection, text)
+            declared = context.execution_options.get("datalayer_writes") if context is not None else None
+            if declared is None:
+                self._text(connection, text)
+            else:
+                self._declared(connection, declared)
         else:
             writes = writes_of(compiled)
             if not writes:
@@ -143,6 +152,12 @@ class WriteTracker:
                 self._schema_changes(connection)
         elif changes_isolation(text):
             self._work(connection).written.strange = True
+
+    def _declared(self, connection: sa.Connection, declared: Iterable[tuple[str | None, str]]) -> None:
+        """Text that says which tables it changes, and how: nothing else is forgotten."""
+        for table, change in declared:
+            write = Write(change, table, None, change == "update")
+            self._add(self._work(connection).written, write, ())
 
     def _schema_changes(self, connection: sa.Connection) -> None:
         """Look again now, for this transaction, and once more when others can see the change."""
@@ -194,9 +209,10 @@ class WriteTracker:
 
     def _prepare(self, connection: sa.Connection, *_: Any) -> None:
         """A prepared transaction may be committed by anybody, at any time: until it is, its outcome is unknown."""
-        self._commit(connection)
-        if (work := self._find(connection)) is not None:
-            work.prepared = work.committing
+        work = self._find(connection)
+        if work is not None and work.written:
+            work.committing = work.prepared = True
+            self._mark(connection, work)
 
     def _commit(self, connection: sa.Connection, *_: Any) -> None:
         work = self._find(connection)
@@ -205,9 +221,9 @@ class WriteTracker:
         work.prepared = False
         if work.written:
             work.committing = True
-            self._mark(connection, work)
+            self._mark(connection, work, self.imager)
 
-    def _mark(self, connection: sa.Connection, work: _Work) -> None:
+    def _mark(self, connection: sa.Connection, work: _Work, imager: _Imager | None = None) -> None:
         written = work.written
         if written.deleted or written.rekeyed:
             affected = self._catalog.affected(connection, written.deleted, written.rekeyed)
@@ -216,7 +232,8 @@ class WriteTracker:
             else:
                 written.tables |= affected
         try:
-            marks = self._marker.mark(written, connection)
+            image = imager(connection, written) if imager is not None else None
+            marks = self._marker.mark(written, connection, image)
         except BaseException:
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()

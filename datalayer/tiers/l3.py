@@ -89,9 +89,11 @@ class DriverReader:
         self._engine = engine
         self._schema = schema
         self._watchdog = watchdog
-        self._one = _Statement(engine, schema, schema.statement, schema.parameters)
-        self._many = _Statement(engine, schema, _select_any(schema), ("keys",))
-        self._proved = _Statement(engine, schema, schema.statement, schema.parameters, around=_PROOF)
+        self._one = Statement(engine, schema, schema.statement, schema.parameters)
+        self._many = Statement(engine, schema, select_any(schema), ("keys",))
+        self._proved = Statement(
+            engine, schema, schema.statement, (*schema.parameters, "datalayer_xids"), around=_PROOF
+        )
 
     def one(self, key: Values) -> Values | None:
         rows = self._run(self._one, key)
@@ -111,7 +113,7 @@ class DriverReader:
                 found[key_of(row)] = row
         return found
 
-    def _run(self, statement: _Statement, values: Sequence[Any]) -> list[Values]:
+    def _run(self, statement: Statement, values: Sequence[Any]) -> list[Values]:
         try:
             try:
                 return self._attempt(statement, values)
@@ -126,7 +128,7 @@ class DriverReader:
         except Exception as error:
             raise translated(error, self._engine) from error
 
-    def _attempt(self, statement: _Statement, values: Sequence[Any]) -> list[Values]:
+    def _attempt(self, statement: Statement, values: Sequence[Any]) -> list[Values]:
         pooled = self._engine.raw_connection()
         connection: Any = pooled.dbapi_connection
         self._watchdog.watch(connection)
@@ -162,10 +164,11 @@ _PROOF = (
 )
 
 
-class _Statement:
-    """One SELECT, compiled once: its text, how its parameters are bound and its columns converted.
+class Statement:
+    """One SELECT, compiled once: its text, how its parameters are bound and its columns converted. Thread-safe.
 
-    ``around``: SQL that takes the SELECT and adds the parameter ``datalayer_xids`` and one column at the end.
+    ``names``: its parameters, in the order in which their values come. ``around``: SQL that takes the SELECT, and adds
+    parameters of the driver's and columns at the end.
     """
 
     def __init__(
@@ -173,7 +176,8 @@ class _Statement:
     ) -> None:
         compiled: Any = statement.compile(dialect=engine.dialect)
         self._text = around.format(compiled) if around else str(compiled)
-        self._names = (*names, "datalayer_xids") if around else tuple(names)
+        self._names = tuple(names)
+        self._order: Sequence[str] = getattr(compiled, "positiontup", None) or self._names
         processors = compiled._bind_processors
         self._binders = {name: processors[name] for name in names if name in processors}
         self._dialect = engine.dialect
@@ -183,18 +187,32 @@ class _Statement:
         self._binary: bool | None = None
 
     def run(self, connection: Any, values: Sequence[Any]) -> list[Values]:
+        """Run it through psycopg."""
+        cursor = connection.execute(self._text, self._bound(values), binary=bool(self._binary))
+        if self._binary is None:
+            self._learn([column.type_code for column in cursor.description])
+        return self._rows(cursor.fetchall())
+
+    def run_plain(self, connection: Any, values: Sequence[Any]) -> list[Values]:
+        """Run it through a driver with positional parameters."""
+        bound = self._bound(values)
+        cursor = connection.execute(self._text, [bound[name] for name in self._order])
+        if self._binary is None:
+            self._learn([None] * len(self._types))
+        return self._rows(cursor.fetchall())
+
+    def _bound(self, values: Sequence[Any]) -> dict[str, Any]:
         parameters = dict(zip(self._names, values, strict=True))
         for name, bind in self._binders.items():
             parameters[name] = bind(parameters[name])
-        cursor = connection.execute(self._text, parameters, binary=bool(self._binary))
-        if self._binary is None:
-            self._learn([column.type_code for column in cursor.description])
-        rows: list[Values] = cursor.fetchall()
+        return parameters
+
+    def _rows(self, rows: list[Values]) -> list[Values]:
         if self._converters:
             rows = [self._converted(row) for row in rows]
         return rows if self._open_rows is None else self._open_rows(rows)
 
-    def _learn(self, codes: list[int]) -> None:
+    def _learn(self, codes: Sequence[Any]) -> None:
         """Look at what the server really sends: a domain or an extension type would come as bytes if binary."""
         self._converters = [
             (i, convert)
@@ -276,7 +294,7 @@ def _select_many(schema: Schema) -> Any:
     return _keyed(schema, criterion)
 
 
-def _select_any(schema: Schema) -> Any:
+def select_any(schema: Schema) -> Any:
     """``= ANY(array)``: one prepared statement for every number of keys, and faster to plan than IN."""
     (key,) = schema.mapper.primary_key[:1]
     return _keyed(schema, key == sa.any_(sa.bindparam("keys", type_=ARRAY(key.type))))

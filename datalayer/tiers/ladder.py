@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf
@@ -21,7 +21,7 @@ from ..codecs.entry import EntryCodec, Section
 from ..codecs.row import adapt, compile_row
 from ..contracts.cipher import RowSealing
 from ..contracts.codec import Codec
-from ..contracts.coherence import ABSENT, Absent, Change, Outcome
+from ..contracts.coherence import ABSENT, Absent, Change
 from ..contracts.fence import parse_record
 from ..contracts.keys import parse_key
 from ..contracts.pauses import point
@@ -106,6 +106,7 @@ class Gate(Protocol):
         size: int = 0,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> bool: ...
 
     def finished(self, key: Hashable) -> None: ...
@@ -120,27 +121,43 @@ class Gate(Protocol):
 
     def free(self, keys: Sequence[Hashable]) -> Sequence[Hashable]: ...
 
-    def put_many(self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]]) -> None: ...
+    def put_many(
+        self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]], until: float = inf
+    ) -> None: ...
 
-    def glance(self) -> int | None: ...
+    def glance(self) -> Any | None: ...
 
     def put_seen(
-        self, key: Hashable, glance: int, value: Any, *, size: int = 0, max_life: float | None = None
+        self,
+        key: Hashable,
+        glance: Any,
+        value: Any,
+        *,
+        size: int = 0,
+        max_life: float | None = None,
+        until: float = inf,
     ) -> bool: ...
+
+    def reserve(self, keys: Iterable[Hashable]) -> Any: ...
 
     def begin(self, change: Change) -> None: ...
 
-    def end(self, change: Change) -> None: ...
+    def end(self, change: Change, kept: Sequence[tuple[Any, ...]] = ()) -> None: ...
 
     def reset_after_fork(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Lives:
-    """How long values live, in seconds, and whether each tier takes part."""
+    """How long values live, in seconds, and whether each tier takes part.
+
+    ``beside``: how long L1 may serve what was read without a look at the marks of a shared tier that others use,
+    counted from before the read; None when there is no such tier.
+    """
 
     l2: float
     negative: float
+    beside: float | None = None
     use_l1: bool = True
     use_l2: bool = True
 
@@ -151,7 +168,7 @@ class Ladder:
     ``lookups`` maps unique values to keys; its entries are hints, checked against the row, and never invalidated.
 
     ``scope`` (a callable) splits the space into separate caches by what it returns at the moment of the read; all
-    scopes of a row live and die together.
+    scopes of a row live and die together. ``eager``: a writer leaves its rows in L1.
     """
 
     def __init__(
@@ -171,8 +188,11 @@ class Ladder:
         horizon: list[float] = FOREVER,
         flights: Single | None = None,
         sealing: Callable[[Schema], RowSealing | None] = lambda _schema: None,
+        eager: bool = False,
     ) -> None:
         family = schema.mapper.base_mapper.self_and_descendants
+        self.schema = schema
+        self.eager = eager
         self.root = schema.root
         self.base_table = schema.space
         self.tables = frozenset(t.fullname for m in family for t in m.tables if hasattr(t, "fullname"))
@@ -201,11 +221,13 @@ class Ladder:
 
     def look(self, schema: Schema, key: tuple[Any, ...]) -> Row | Absent | None:
         """What L1 holds for a key: a row, ABSENT, or None for "do not know". Lock-free."""
+        # First until when, then what: news that end in between must not vouch for what was found before them.
+        horizon = self.horizon[0]
         entry = self.l1.index.get(key[0] if len(key) == 1 else key)
         if entry is None:
             return None
         now = self.l1.clock()
-        if entry.deadline <= now or self.horizon[0] <= now:
+        if entry.deadline <= now or horizon <= now:
             return None
         return self._in_entry(schema, entry)
 
@@ -276,13 +298,18 @@ class Ladder:
         return row
 
     def _alone(self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Load) -> Row | Absent:
-        """A miss of a layer, or a model, without a shared tier: the first thread asks, the others look again."""
+        """A miss of a layer, or a model, without a shared tier: the first thread asks, the others look again.
+
+        Not if other processes write: the first one's row may be older than the others' reads, which may be strict.
+        """
+        alone, began = self._lives.beside is None, self.l1.clock()
         if not self.flights.lead(name):
-            if (found := self.look(schema, key)) is not None:
+            if alone and (found := self.look(schema, key)) is not None:
                 return found
-            return self._kept(schema, key, name, self.guard.ticket(name), self._loaded(schema, load(key)))
+            began, ticket = self.l1.clock(), self.guard.ticket(name)
+            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)), self._until_beside(began))
         try:
-            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)))
+            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)), self._until_beside(began))
         finally:
             self.flights.land(name)
 
@@ -356,9 +383,14 @@ class Ladder:
         lease: Any,
         load: Load,
     ) -> Row | Absent:
-        point("read.after_lease")
-        loaded = self._loaded(schema, load(key))
-        point("read.after_db")
+        try:
+            point("read.after_lease")
+            loaded = self._loaded(schema, load(key))
+            point("read.after_db")
+        except BaseException:
+            if isinstance(lease, Lease):
+                self.l2.release(address, lease)
+            raise
         if isinstance(loaded, Row):
             if schema.key_of(loaded.values) == key:
                 self._fill(schema, address, lease, loaded.values)
@@ -367,15 +399,22 @@ class Ladder:
         return self._kept(schema, key, name, ticket, loaded)
 
     def _kept(
-        self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, loaded: Row | Absent
+        self,
+        schema: Schema,
+        key: tuple[Any, ...],
+        name: Hashable,
+        ticket: Any,
+        loaded: Row | Absent,
+        until: float = inf,
     ) -> Row | Absent:
-        """Put what the database said into L1, if the ticket is still good."""
+        """Put what the database said into L1, to be served up to ``until``, if the ticket is still good."""
         if ticket is not None:
             point("read.before_l1_put")
             if not isinstance(loaded, Row):
-                self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative)
+                self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative, until=until)
             elif schema.key_of(loaded.values) == key:
-                self._keep(schema, name, ticket, schema.local.pick(loaded.values), max_life=self._lives.l2)
+                values = schema.local.pick(loaded.values)
+                self._keep(schema, name, ticket, values, max_life=self._lives.l2, until=until)
         return loaded
 
     def _loaded(self, schema: Schema, values: tuple[Any, ...] | None) -> Row | Absent:
@@ -407,7 +446,7 @@ class Ladder:
     def _read_many_below(
         self, schema: Schema, missing: list[tuple[Any, ...]], load: LoadMany, rows: dict[Any, Row]
     ) -> None:
-        tickets = self.guard.tickets()
+        began, tickets = self.l1.clock(), self.guard.tickets()
         names = {_name(key): key for key in missing}
         free = [names[name] for name in self.guard.free(list(names))] if tickets is not None else []
         keep: Sequence[tuple[Any, ...]] = free
@@ -416,9 +455,17 @@ class Ladder:
         if free and self.use_l2 and self.l2.enabled:
             leases = self._ask_shared_many(schema, free, rows, lives)
             keep = [key for key in free if key in lives or key in leases]
+            for key in set(free).difference(keep):  # marked: what is returned may be newer than what is kept
+                self.guard.finished(_name(key))
         asked = [key for key in missing if key not in rows and key not in lives]
         if asked:
-            loaded = load(asked)
+            try:
+                loaded = load(asked)
+            except BaseException:
+                for address, lease in leases.values():
+                    if isinstance(lease, Lease):
+                        self.l2.release(address, lease)
+                raise
             self.counts["l3_reads"] += len(asked)
             full = schema.full
             for key, values in loaded.items():
@@ -426,7 +473,8 @@ class Ladder:
             if leases:
                 self._fill_many(schema, leases, loaded)
         if self.use_l1 and tickets is not None:
-            self.guard.put_many(tickets, self._puts(schema, keep, rows, lives))
+            until = inf if self.use_l2 and self.l2.enabled else self._until_beside(began)
+            self.guard.put_many(tickets, self._puts(schema, keep, rows, lives), until)
 
     def _ask_shared_many(
         self, schema: Schema, keys: list[tuple[Any, ...]], rows: dict[Any, Row], lives: dict[Any, float]
@@ -509,19 +557,40 @@ class Ladder:
         ttl: float | None = None,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> None:
         if self.use_l1:
             value = self._stored(schema, name, values)
             if not self.single:
                 max_life = self._shortest(name, max_life)
             size = self._size(value) if self.l1.max_bytes else 0
-            self.guard.put(name, ticket, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix)
+            self.guard.put(name, ticket, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix, until=until)
 
-    def keep_seen(self, schema: Schema, key: tuple[Any, ...], glance: int | None, values: tuple[Any, ...]) -> None:
+    def glance(self) -> tuple[Any, float] | None:
+        """Leave to keep a row whose key is not known yet, for :meth:`keep_seen`. To be taken before it is read."""
+        began, glance = self.l1.clock(), self.guard.glance()
+        return None if glance is None else (glance, began)
+
+    def keep_seen(
+        self, schema: Schema, key: tuple[Any, ...], glance: tuple[Any, float] | None, values: tuple[Any, ...]
+    ) -> None:
         """Put a row into L1 whose key was not known before it was read."""
-        if self.use_l1 and glance is not None:
-            value = self._stored(schema, _name(key), schema.local.pick(values))
-            self.guard.put_seen(_name(key), glance, value, size=self._size(value), max_life=self._lives.l2)
+        if not self.use_l1 or glance is None:
+            self.guard.finished(_name(key))
+            return
+        seen, began = glance
+        value, life = self._stored(schema, _name(key), schema.local.pick(values)), self._lives.l2
+        until = self._until_beside(began)
+        self.guard.put_seen(_name(key), seen, value, size=self._size(value), max_life=life, until=until)
+
+    def _until_beside(self, began: float) -> float:
+        """Until when L1 may serve what was read beside the shared tier.
+
+        Its writer's mark may have been announced before the read began, so nothing will tell when it commits.
+        """
+        if self._lives.beside is None:
+            return inf
+        return 0.0 if self.strict_local else began + self._lives.beside
 
     def _stored(self, schema: Schema, name: Hashable, values: Any) -> Any:
         """The form in which L1 keeps a row: a template of ``__dict__``, or one row per shape and scope."""
@@ -632,8 +701,36 @@ class Ladder:
     def begin(self, change: Change) -> None:
         self.guard.begin(change)
 
-    def end(self, change: Change, outcome: Outcome) -> None:
-        self.guard.end(change)
+    def end(self, change: Change, kept: Any = None) -> None:
+        if kept is None:
+            self.guard.end(change)
+            return
+        tickets, values = kept
+        puts = [(name, tickets[name], value, self._size(value), self.life) for name, value in values.items()]
+        self.guard.end(change, puts)
+
+    @property
+    def leaves_rows(self) -> bool:
+        """Whether there is a cache for a writer to leave its rows in."""
+        return self.scope is None and ((self.use_l1 and self.eager) or (self.use_l2 and self.l2.enabled))
+
+    def keep(self, rows: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> Any:
+        """See :class:`~datalayer.contracts.coherence.Space`; ``rows`` are full rows of the root class."""
+        if not (self.use_l1 and self.single and self.eager):
+            return None
+        schema = self.schema
+        values = {_name(key): self._stored(schema, _name(key), schema.local.pick(row)) for key, row in rows.items()}
+        return self.guard.reserve(values), values
+
+    def entries(self, rows: Mapping[tuple[Any, ...], tuple[Any, ...]]) -> dict[str, tuple[bytes, float]]:
+        if not self.use_l2:
+            return {}
+        found = {}
+        for key, row in rows.items():
+            address = Key(self.space, self._key_text(key))
+            if (entry := self._encode(self.schema, address, None, row)) is not None:
+                found[f"{address.space}:{address.id}"] = entry, self.life
+        return found
 
     def heard(self, id: str) -> None:
         """Another process is writing, or has written, the row whose key has this text."""

@@ -16,6 +16,7 @@ from datalayer.errors import MigrationError, MigrationLockedError
 from datalayer.migrate.lock import only_migrator
 from datalayer.migrate.options import MigrateOptions
 from datalayer.migrate.runner import create_missing, plan
+from datalayer.migrate.status import migration_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,8 +102,8 @@ def test_killed_after_any_statement_the_next_run_goes_on(filled: str) -> None:
         assert rows(engine, "SELECT conname FROM pg_constraint WHERE conname LIKE 'datalayer_nn%'") == []
 
 
-KILL_BUILDER = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+BUILDER = """
+SELECT pid FROM pg_stat_activity
 WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock' AND datname = current_database()"""
 
 
@@ -121,12 +122,21 @@ def test_an_index_whose_builder_was_killed_is_built_by_the_next_run(pg_url: str)
         builder = threading.Thread(target=failing, args=(engine, things(sa.Index("it", "name"))))
         builder.start()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
-            while not other.execute(sa.text(KILL_BUILDER)).all():
+            while not other.execute(sa.text(BUILDER)).all():
                 builder.join(0.01)
+            assert states(engine)["create index it on things"] == "running"
+            other.execute(sa.text(f"SELECT pg_terminate_backend(pid) FROM ({BUILDER}) builder"))
         builder.join()
     assert rows(engine, "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('it')") == [(False,)]
+    assert states(engine)["create index it on things"] == "interrupted"
+    assert [refusal.rule for refusal in plan(engine, [things()]).refused] == ["half-made-index"]
     assert migrate(engine, things(sa.Index("it", "name"))).applied == ("create index it on things",)
     assert valid(engine, "it")
+    assert list(states(engine).values()) == ["applied", "applied"]
+
+
+def states(engine: sa.Engine) -> dict[str, str]:
+    return {record.name: record.state for record in migration_status(engine)}
 
 
 @pytest.mark.postgres

@@ -294,7 +294,7 @@ def test_drift_tells_what_is_missing_different_extra_and_unknown(any_url: str) -
         assert str(layer.drift()) == "the database is what the models say"
         with layer.engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE strangers (id INT)"))
-            connection.execute(sa.text("CREATE TABLE datalayer_fence (id INT)"))
+            connection.execute(sa.text("CREATE TABLE datalayer_of_ours (id INT)"))
             connection.execute(sa.text("ALTER TABLE things ADD COLUMN more TEXT"))
         drift = layer.drift()
         assert not drift

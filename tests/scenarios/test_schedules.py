@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import inf
 from typing import Any
 from unittest.mock import patch
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from schedules import Actor, Clock, Crashed, Deviated, Process, other_script, pass_by, points
+from schedules import Actor, Clock, Crashed, Deviated, Process, cut_off, other_script, pass_by, points
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Mapped
 
@@ -36,6 +37,7 @@ from datalayer.testing.servers.redis_server import ask
 from datalayer.tiers import l2
 from datalayer.tiers.l2.tier import RedisTier
 from datalayer.tiers.l3 import DriverReader
+from datalayer.tiers.ladder import Ladder
 
 LEASE, L1_LEASE = 2.0, 1.0
 
@@ -54,6 +56,7 @@ class Reference(Model):
     __cache__ = CachePolicy(commit_wait=True)
     id: Mapped[int] = column(primary_key=True)
     n: Mapped[int]
+    tag: Mapped[str] = column(unique=True, default="t1")
 
 
 class Local(Model):
@@ -97,7 +100,8 @@ class World:
         with engine.begin() as connection:
             connection.execute(sa.insert(I), [{"id": i, "n": 0, "tag": f"t{i}"} for i in range(10)])
             for model in (Reference, Local, Remote):
-                connection.execute(sa.insert(model), [{"id": 1, "n": 0}])
+                tag = {"tag": "t1"} if model is Reference else {}
+                connection.execute(sa.insert(model), [{"id": 1, "n": 0, **tag}])
         engine.dispose()
 
     def process(self, **options: Any) -> Process:
@@ -432,12 +436,11 @@ def an_epoch_opens_in_two_transactions(world: World) -> None:
     with psycopg.connect(plain) as holder:
         holder.execute("SELECT 1 FROM datalayer_fence FOR UPDATE")
         opener = Actor(lambda: r.fence.open(0))
-        opener._begun = True
-        opener._thread.start()
+        opener.go()
         _wait_for_lock(holder)
         writer = writing(w).until("write.before_commit")
         holder.commit()
-    opener._stopped.acquire(timeout=20)
+    opener.rest()
     r.fence.poll()
     assert r.fence.stands[0].state == 2
     assert read(r) == 0
@@ -687,6 +690,15 @@ def a_batch_that_met_a_mark_takes_the_older_ones_away(world: World) -> None:
     assert hit(r) == 1
 
 
+def a_batch_that_may_not_be_kept_takes_the_older_ones_away(world: World) -> None:
+    w, r = world.pair()
+    batch = Actor(lambda: r.layer.repository(Item).get_many([1, 2], consistency="shared")[1].n).until("test.many")
+    assert hit(r) == 0
+    write(w)
+    assert batch.finish() == 1
+    assert hit(r) == 1
+
+
 def a_slow_read_does_not_come_back_after_a_batch_has_seen_more(world: World) -> None:
     w, r = world.pair()
     assert read(w) == 0
@@ -694,6 +706,29 @@ def a_slow_read_does_not_come_back_after_a_batch_has_seen_more(world: World) -> 
     writing(w).until("write.after_commit").crash()
     assert r.layer.repository(Item).get_many([1, 2])[1].n == 1
     assert slow.finish() == 0
+    assert hit(r) == 1
+
+
+def a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one(world: World) -> None:
+    """Another thread's read, begun while the first one is about to ask the database, may not be kept after it."""
+    w, r = world.pair()
+    assert hit(r, 2) == 0
+    r.layer.caches.ladders()[0].flights._patience = 0.01  # type: ignore[attr-defined]
+    first = Actor(lambda: read(r), cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
+def a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row(world: World) -> None:
+    w, r = world.pair()
+    first = Actor(lambda: r.layer.repository(Item).get_many([1, 2])[1].n, cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
     assert hit(r) == 1
 
 
@@ -763,8 +798,15 @@ def a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it(world: Worl
     r.received()
     world.clock.skip(3 * L1_LEASE)
     r.fence.poll()
+    assert r.authority.horizon[0] < world.clock.value
     world.clock.hook = r.beat
     assert hit(r) == 1
+    write(w)
+    r.received()
+    world.clock.skip(3 * L1_LEASE)
+    r.fence.poll()
+    world.clock.hook = r.beat
+    assert r.layer.repository(Item).get_many([1])[1].n == 2
 
 
 def a_snapshot_is_held_to_the_same(world: World) -> None:
@@ -792,6 +834,34 @@ def a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most(world: World) -> N
     r.fence.poll()
     r.beat()
     assert hit(r) == 1
+
+
+def a_reference_row_found_by_a_unique_value_is_not_kept(world: World) -> None:
+    """Its writer waits for what was kept before the mark, not for what is read while it waits."""
+    w, r = world.pair()
+    writer = writing(w, model=Reference).until("write.after_mark")
+    r.hear()
+    world.clock.skip(0.5 * L1_LEASE)
+    r.beat()
+    with r.layer.session() as session:
+        assert session.scalars(sa.select(Reference).where(Reference.tag == "t1")).one().n == 0
+    world.clock.skip(0.3 * L1_LEASE)
+    r.beat()
+    w.authority.sleep = lambda seconds: world.clock.skip(seconds - 0.8 * L1_LEASE)  # it sleeps since its mark
+    writer.finish()
+    w.sync()
+    assert read(r, model=Reference) == 1
+
+
+def a_strict_read_of_a_row_that_redis_does_not_keep_takes_nobody_else_s(world: World) -> None:
+    w, r = world.pair()
+    leader = Actor(lambda: hit(r, model=Local)).until("read.before_l1_put")
+    write(w, model=Local)
+    follower = Actor(lambda: read(r, model=Local))
+    follower.go()
+    _wait(lambda: r.layer.caches.ladders() and any(x.flights.followed for x in r.layer.caches.ladders()), "it follows")
+    assert leader.finish() == 0
+    assert follower.rest() == 1
 
 
 def a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most(world: World) -> None:
@@ -914,6 +984,21 @@ def _resolve(original: Any, self: RedisTier, *arguments: Any) -> Any:
     return original(self, *arguments)
 
 
+def _get_many(original: Any, self: Any, *arguments: Any) -> Any:
+    pass_by("test.many")
+    return original(self, *arguments)
+
+
+def _load(original: Any, self: Any, *arguments: Any) -> Any:
+    pass_by("test.loading")
+    return original(self, *arguments)
+
+
+def _answer(nothing: Any) -> Callable[..., Any]:
+    """The shared tier, as an actor sees it who is cut off from Redis."""
+    return lambda original, self, *arguments: nothing if cut_off() else original(self, *arguments)
+
+
 def _init(original: Any, self: Any, *arguments: Any) -> Any:
     pass_by("test.init")
     return original(self, *arguments)
@@ -923,10 +1008,24 @@ def _init(original: Any, self: Any, *arguments: Any) -> Any:
 SEAMS: dict[Callable[[World], None], Mutant] = {
     the_row_and_the_proof_are_of_one_snapshot: around(DriverReader, "proved", _proved),
     a_record_is_resolved_only_if_it_is_the_one_that_was_proved: around(RedisTier, "resolve", _resolve),
+    a_batch_that_may_not_be_kept_takes_the_older_ones_away: around(RedisTier, "get_many", _get_many),
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: both(
+        around(RedisTier, "lease", _answer(None)), around(DriverReader, "one", _load)
+    ),
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: both(
+        around(RedisTier, "lease_many", _answer({})), around(DriverReader, "many", _load)
+    ),
     a_late_begin_of_an_epoch_does_not_bring_back_one_without_its_marks: around(l2.RedisBackplane, "init", _init),
 }
 
 NO_MARK = script("MARK", ("redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)", ""))
+NO_INVALIDATION = script(
+    "MARK",
+    ("redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)", ""),
+    ("if v ~= '' and v ~= 'O' then", "if v == 'x' then"),
+)
+NOT_FINISHED = method(Guard, "finished", lambda self, key: None)
+LIKE_ANY_OTHER = method(Ladder, "_until_beside", lambda self, began: inf)
 BLIND = method(Guard, "_valid", lambda self, key, ticket, absent: True)
 
 
@@ -999,6 +1098,27 @@ def _put_keeps(original: Any, self: Guard, key: Any, ticket: Any, value: Any, **
         if self._valid(key, ticket, False):
             return bool(original(self, key, ticket, value, **how))
     return False
+
+
+def _put_many_keeps(original: Any, self: Guard, tickets: Any, puts: Any, until: float = inf) -> None:
+    good = [put for put in puts if self._stripes[hash(put[0]) % 1024] == tickets.stripes[hash(put[0]) % 1024]]
+    original(self, tickets, good, until)
+
+
+def _look_first(original: Any, self: Ladder, schema: Any, key: Any) -> Any:
+    entry = self.l1.index.get(key[0])
+    if entry is None:
+        return None
+    now = self.l1.clock()
+    return None if entry.deadline <= now or self.horizon[0] <= now else self._in_entry(schema, entry)
+
+
+def _alone_looks(original: Any, self: Ladder, schema: Any, key: Any, name: Any, ticket: Any, load: Any) -> Any:
+    if name in self.flights._leaders:  # type: ignore[attr-defined]
+        self.flights.lead(name)
+        if (found := self.look(schema, key)) is not None:
+            return found
+    return original(self, schema, key, name, ticket, load)
 
 
 def _no_gap(original: Any, self: Bus, message: Any, nonce: str) -> None:
@@ -1078,13 +1198,7 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
         "MARK leaves the token": script("MARK", ("if v ~= '' and v ~= 'O' then", "if v == 'V' then")),
     },
     a_writer_that_died_after_its_commit_leaves_marks_that_its_readers_resolve: {
-        "MARK leaves the value and no mark": both(
-            script(
-                "MARK",
-                ("redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)", ""),
-                ("if v ~= '' and v ~= 'O' then", "if v == 'x' then"),
-            )
-        ),
+        "MARK leaves the value and no mark": NO_INVALIDATION,
         "nobody proves anything": around(DriverReader, "proved", lambda f, self, key, xids: (False, self.one(key))),
     },
     the_row_and_the_proof_are_of_one_snapshot: {
@@ -1178,6 +1292,8 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_read_that_met_a_mark_takes_the_older_one_away: {
         "it leaves what is there": around(Guard, "finished", lambda f, self, key: None),
     },
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: {"it takes nothing away": NOT_FINISHED},
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(
@@ -1196,13 +1312,24 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_list_is_not_kept_before_older_transactions_have_ended: {
         "every epoch counts as settled": around(Ledger, "read", _settled),
     },
-    a_batch_that_met_a_mark_takes_the_older_ones_away: {},
-    a_slow_read_does_not_come_back_after_a_batch_has_seen_more: {},
-    a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it: {},
+    a_batch_that_met_a_mark_takes_the_older_ones_away: {"it leaves what is there": NOT_FINISHED},
+    a_batch_that_may_not_be_kept_takes_the_older_ones_away: {
+        "what is refused leaves what is there": around(Guard, "put_many", _put_many_keeps),
+    },
+    a_slow_read_does_not_come_back_after_a_batch_has_seen_more: {"tickets are not taken away": NOT_FINISHED},
+    a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it: {
+        "the entry first, then the horizon": around(Ladder, "look", _look_first),
+    },
     a_snapshot_is_held_to_the_same: {},
-    a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most: {},
-    a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most: {},
-    a_row_that_is_not_kept_in_the_process_is_read_from_redis: {},
+    a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most: {"it is kept like any other": LIKE_ANY_OTHER},
+    a_reference_row_found_by_a_unique_value_is_not_kept: {
+        "it is kept for a lease": around(Ladder, "_until_beside", lambda f, self, began: began + L1_LEASE),
+    },
+    a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most: {"it is kept like any other": LIKE_ANY_OTHER},
+    a_strict_read_of_a_row_that_redis_does_not_keep_takes_nobody_else_s: {
+        "the leader's row will do": around(Ladder, "_alone", _alone_looks),
+    },
+    a_row_that_is_not_kept_in_the_process_is_read_from_redis: {"MARK leaves the value and no mark": NO_INVALIDATION},
 }
 
 
