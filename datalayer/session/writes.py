@@ -250,12 +250,12 @@ class WriteTracker:
             self._finish(connection.info, Outcome.ROLLED_BACK)
 
     def _error(self, context: Any) -> None:
-        """A COMMIT that raised: refused by the server (a rollback follows), or lost with its connection."""
+        """A connection was lost under a COMMIT, or under a statement that is its own transaction: AUTOCOMMIT."""
         connection = context.connection
-        if connection is None or context.statement is not None or not context.is_disconnect:
+        if connection is None or not context.is_disconnect:
             return
         work = self._find(connection)
-        if work is not None and work.committing:
+        if work is not None and work.marks:
             self._finish(connection.info, Outcome.UNKNOWN)
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:

@@ -340,6 +340,10 @@ def test_a_hierarchy_is_loaded_by_insert(any_url: str) -> None:
         dogs = layer.repository(zoo.Dog)
         assert dogs.bulk_load([{"id": i, "name": "rex", "tricks": i} for i in range(3)]) == 3
         assert (dogs.get_one(2).tricks, dogs.get_one(2).kind) == (2, "dog")
+        with pytest.raises(InvalidModelError, match="'Dog'"):
+            layer.repository(zoo.Animal).bulk_load([zoo.Dog(id=9, name="rex", tricks=1)])
+        layer.repository(zoo.Animal).set_many([zoo.Dog(id=9, name="rex", tricks=1), zoo.Animal(id=10, name="cat")])
+        assert dogs.get_one(9).tricks == 1
         with pytest.raises(InvalidModelError, match="set_many"):
             dogs.bulk_load([{"id": 1, "name": "rex", "tricks": 1}], on_conflict="update")
 
