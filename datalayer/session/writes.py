@@ -20,6 +20,7 @@ from sqlalchemy import event
 from ..contracts.causal import Token
 from ..contracts.coherence import Image, Outcome, WriteSet
 from ..contracts.pauses import point
+from ..tiers.failures import raised_by_driver
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -234,10 +235,13 @@ class WriteTracker:
         try:
             image = imager(connection, written) if imager is not None else None
             marks = self._marker.mark(written, connection, image)
-        except BaseException:
+        except BaseException as error:
+            failure = raised_by_driver(error, connection)  # marks and images are made past SQLAlchemy
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()
-            raise
+            if failure is error:
+                raise
+            raise failure from error
         work.marks.append(marks)
         if work.tokens is not None:
             work.tokens.append(marks.token)
