@@ -20,6 +20,7 @@ from sqlalchemy import event
 from ..contracts.causal import Token
 from ..contracts.coherence import Image, Outcome, WriteSet
 from ..contracts.pauses import point
+from ..tiers.failures import raised_by_driver
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -235,10 +236,13 @@ class WriteTracker:
         try:
             image = imager(connection, written) if imager is not None else None
             marks = self._marker.mark(written, connection, image)
-        except BaseException:
+        except BaseException as error:
+            failure = raised_by_driver(error, connection)  # marks and images are made past SQLAlchemy
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()
-            raise
+            if failure is error:
+                raise
+            raise failure from error
         work.marks.append(marks)
         if work.tokens is not None:
             work.tokens.append(marks.token)
@@ -251,16 +255,17 @@ class WriteTracker:
             self._finish(connection.info, Outcome.ROLLED_BACK)
 
     def _error(self, context: Any) -> None:
-        """A COMMIT that raised: refused by the server (a rollback may follow), or lost with its connection."""
+        """A COMMIT, or a statement that is its own transaction (AUTOCOMMIT), that raised.
+
+        The connection was lost under it, or the server refused the COMMIT, and a rollback may follow.
+        """
         connection = context.connection
-        if connection is None or context.statement is not None:
-            return
-        work = self._find(connection)
-        if work is None or not work.committing:
+        work = self._find(connection) if connection is not None else None
+        if work is None or not work.marks:
             return
         if context.is_disconnect:
             self._finish(connection.info, Outcome.UNKNOWN)
-        else:
+        elif work.committing and context.statement is None:
             work.refused = True
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
