@@ -114,6 +114,8 @@ class DataLayer:
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
+        if parts.notices is not None:
+            parts.notices.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -151,6 +153,8 @@ class DataLayer:
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
+        if parts.notices is not None:
+            parts.notices.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
