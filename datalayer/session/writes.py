@@ -219,8 +219,9 @@ class WriteTracker:
         if work is None:
             return
         work.prepared = False
-        if work.written:
+        if work.written or work.marks:  # marks alone: a COMMIT that was refused is tried again
             work.committing = True
+        if work.written:
             self._mark(connection, work, self.imager)
 
     def _mark(self, connection: sa.Connection, work: _Work, imager: _Imager | None = None) -> None:
@@ -252,11 +253,15 @@ class WriteTracker:
     def _error(self, context: Any) -> None:
         """A COMMIT that raised: refused by the server (a rollback follows), or lost with its connection."""
         connection = context.connection
-        if connection is None or context.statement is not None or not context.is_disconnect:
+        if connection is None or context.statement is not None:
             return
         work = self._find(connection)
-        if work is not None and work.committing:
+        if work is None or not work.committing:
+            return
+        if context.is_disconnect:
             self._finish(connection.info, Outcome.UNKNOWN)
+        else:  # not committed, and perhaps tried again; whatever ends the transaction lifts the marks
+            work.committing = False
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
