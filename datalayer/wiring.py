@@ -42,11 +42,13 @@ from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
+from .tiers.pool import Janitor
 from .tiers.watchdog import Watchdog
 
 
@@ -61,6 +63,8 @@ class Parts:
     registry: Registry
     coherence: Coherence
     tracker: WriteTracker
+    translator: Failures
+    janitor: Janitor
     caches: Caches
     l2: SharedTier
     authority: Strict | Loose | None
@@ -103,6 +107,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
+        failures=failures,
+        watching=watchdog.watching,
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
@@ -111,6 +117,9 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     )
     catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
+    janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
+    translator = Failures(engine)
+    translator.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
         engine,
@@ -120,6 +129,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         registry,
         coherence,
         tracker,
+        translator,
+        janitor,
         caches,
         l2,
         shared.authority if shared is not None else None,
@@ -168,6 +179,10 @@ def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[st
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,
+        pool_max_lifetime_jitter=settings.pool_max_lifetime_jitter,
+        pool_min=settings.pool_min,
+        pool_max_idle=settings.pool_max_idle,
+        pool_pre_ping=settings.pool_pre_ping,
         connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
@@ -178,6 +193,15 @@ def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
     """What signs page cursors: the same in every process with the same configuration, secret if its password is."""
     url = engine.url.render_as_string(hide_password=False)
     return settings.l2_mac_key or hashlib.blake2b(url.encode(), person=b"dl-page-secret").digest()
+
+
+def _result_secret(settings: Settings, engine: sa.Engine) -> bytes:
+    """What names cached results: with encrypted columns, no guess at a value that was asked for can be tried without a
+    key; and processes with other rings, which might find other rows, share no results."""
+    state = hashlib.blake2b(_page_secret(settings, engine), person=b"dl-result-name")
+    for key_id, key in settings.encryption_keys.items():
+        state.update(key_id.encode() + b"\0" + key)
+    return state.digest()
 
 
 @dataclass(slots=True)
@@ -248,9 +272,10 @@ def _results(
         namer=Namer(table_tag, vague_tag, value_tag),
         shared=shared.results if shared is not None else None,
         horizon=shared.authority.horizon if shared is not None else FOREVER,
+        beside=_beside(settings, shared),
         entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
         codec=codec_named(settings.codec),
-        secret=partial(_page_secret, settings, engine),
+        secret=partial(_result_secret, settings, engine),
         dialect=engine.dialect,
         known=lambda: registry.watched,
         secured=secured,
@@ -330,6 +355,7 @@ class _LadderMaker:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
         self._horizon = shared.authority.horizon if shared is not None else FOREVER
+        self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
         self._codec = codec_named(settings.codec)
@@ -352,6 +378,7 @@ class _LadderMaker:
                 negative=_first(policy.negative_ttl, settings.negative_ttl),
                 use_l1=policy.l1.enabled,
                 use_l2=policy.l2.enabled,
+                beside=self._beside,
             ),
             key_text=key_text,
             scope=policy.cache_scope,
@@ -363,6 +390,11 @@ class _LadderMaker:
         )
         self._coherence.register(ladder)
         return ladder
+
+
+def _beside(settings: Settings, shared: _Shared | None) -> float | None:
+    """How long L1 serves what was read without a look at other processes' marks; None where nobody marks."""
+    return settings.l1_lease if shared is not None and shared.authority.strict else None
 
 
 def _first(own: Any, default: float) -> float:

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DataLayerError
-from . import crypto, generate, migrate
+from . import crypto, generate, kv, migrate, queries
 
-_COMMANDS = (crypto, generate, migrate)
+_COMMANDS = (crypto, generate, kv, migrate, queries)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,17 +11,17 @@ import importlib
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..layer import DataLayer
+from .bar import Bar
 
 if TYPE_CHECKING:
     from ..migrate.history import MigrationRecord
 
 OK, PENDING, REFUSED = 0, 1, 3
 _UNUSABLE = ("out-of-order", "edited", "dirty")
-_WIDTH = 30
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -172,7 +172,7 @@ def _sql(layer: DataLayer, args: argparse.Namespace) -> int:
 
 
 def _apply(layer: DataLayer, args: argparse.Namespace) -> int:
-    with _Bar(sys.stderr, shown=not args.json) as bar:
+    with Bar(sys.stderr, unit="rows (estimated)", shown=not args.json) as bar:
         report = layer.migrate(progress=bar, **_options(args))
     folder = args.files or layer.settings.migrations_directory
     files: Iterable[str] = ()
@@ -214,26 +214,3 @@ def _show(args: argparse.Namespace, code: int, **groups: Iterable[Any]) -> int:
 
 def _plain(item: Any) -> Any:
     return item.to_dict() if hasattr(item, "to_dict") else str(item)
-
-
-class _Bar:
-    """A progress bar on a terminal; silent elsewhere."""
-
-    def __init__(self, out: TextIO, *, shown: bool) -> None:
-        self._out = out
-        self._shown = shown and out.isatty()
-        self._open = False
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __call__(self, text: str, done: int, total: int) -> None:
-        if self._shown:
-            filled = _WIDTH * done // max(total, 1)
-            self._out.write(f"\r{text} [{'#' * filled:{_WIDTH}}] {done:,} of about {total:,} rows")
-            self._out.flush()
-            self._open = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._open:
-            self._out.write("\n")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from ..contracts.coherence import ABSENT, Change
@@ -34,9 +35,10 @@ class LocalTier(Protocol):
         size: int = 0,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> None: ...
 
-    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]]) -> None: ...
+    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]], until: float = inf) -> None: ...
 
     def drop(self, key: Hashable) -> bool: ...
 
@@ -71,6 +73,13 @@ class Tickets(NamedTuple):
     births: int
 
 
+class Glance(NamedTuple):
+    """A ticket for whatever key a read turns out to be about."""
+
+    changes: int
+    stripes: list[int]
+
+
 class Guard:
     """The gate of one L1. Thread-safe; ``lock`` is L1's own, so that a check and the put after it are one step."""
 
@@ -103,10 +112,11 @@ class Guard:
         size: int = 0,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> bool:
         """Keep ``value`` iff nothing happened to ``key`` since ``ticket`` was taken; otherwise forget the key.
 
-        ``prefix`` names the value of the shared tier that it came from.
+        ``prefix`` names the value of the shared tier that it came from. It is not served after ``until``.
         """
         at = hash(key) % _STRIPES
         with self._lock:
@@ -121,7 +131,7 @@ class Guard:
                 self._l1.drop(key)
                 self._stripes[at] += 1
                 return False
-            self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix)
+            self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix, until=until)
             self._stripes[at] += 1
             return True
 
@@ -131,20 +141,32 @@ class Guard:
             self._l1.drop(key)
             self._stripes[hash(key) % _STRIPES] += 1
 
-    def glance(self) -> int | None:
+    def glance(self) -> Glance | None:
         """A ticket for a key that is not known before the read: good while no write begins or ends in this space."""
-        changes = self._changes
-        return None if self._whole or self._newborn or self._marks else changes
+        glance = Glance(self._changes, self._stripes.copy())
+        return None if self._whole or self._newborn or self._marks else glance
 
-    def put_seen(self, key: Hashable, glance: int, value: Any, *, size: int = 0, max_life: float | None = None) -> bool:
-        """Keep ``value`` iff nothing at all happened in this space since ``glance``."""
+    def put_seen(
+        self,
+        key: Hashable,
+        glance: Glance,
+        value: Any,
+        *,
+        size: int = 0,
+        max_life: float | None = None,
+        until: float = inf,
+    ) -> bool:
+        """Keep ``value`` iff nothing at all happened in this space since ``glance``; otherwise forget the key."""
+        at = hash(key) % _STRIPES
         with self._lock:
-            if self._changes != glance or self.pending():
+            good = self._changes == glance.changes and self._stripes[at] == glance.stripes[at] and not self.pending()
+            if good:
+                self._l1.put(key, value, size=size, max_life=max_life, until=until)
+            else:
                 self.refused += 1
-                return False
-            self._l1.put(key, value, size=size, max_life=max_life)
-            self._stripes[hash(key) % _STRIPES] += 1
-            return True
+                self._l1.drop(key)
+            self._stripes[at] += 1
+            return good
 
     def tickets(self) -> Tickets | None:
         """One ticket for any number of keys, or None while the whole space is being written. Lock-free."""
@@ -155,24 +177,28 @@ class Guard:
         """The keys that no committing transaction has written."""
         return [key for key in keys if key not in self._marks] if self._marks else keys
 
-    def put_many(self, tickets: Tickets, puts: Sequence[tuple[Hashable, Any, int, float | None]]) -> None:
+    def put_many(
+        self, tickets: Tickets, puts: Sequence[tuple[Hashable, Any, int, float | None]], until: float = inf
+    ) -> None:
         """As :meth:`put` for a batch (key, value, size, max_life), each judged by its own stripe.
 
-        All are judged before any stripe moves on: keys of one batch may share one.
+        All are judged before any stripe moves on: keys of one batch may share one. What is refused is forgotten.
         """
         stripes, seen = self._stripes, tickets.stripes
         with self._lock:
-            if self._whole or self._era != tickets.era:
-                self.refused += len(puts)
-                return
-            good = [put for put in puts if stripes[at := hash(put[0]) % _STRIPES] == seen[at]]
-            if self._marks:
-                good = [put for put in good if put[0] not in self._marks]
-            if self._newborn or self._births != tickets.births:
-                good = [put for put in good if not _is_absent(put[1])]
-            self.refused += len(puts) - len(good)
-            self._l1.put_batch(good)
-            for at in {hash(put[0]) % _STRIPES for put in good}:
+            good: Sequence[tuple[Hashable, Any, int, float | None]] = ()
+            if not self._whole and self._era == tickets.era:
+                good = [put for put in puts if stripes[at := hash(put[0]) % _STRIPES] == seen[at]]
+                if self._marks:
+                    good = [put for put in good if put[0] not in self._marks]
+                if self._newborn or self._births != tickets.births:
+                    good = [put for put in good if not _is_absent(put[1])]
+            if len(good) < len(puts):
+                self.refused += len(puts) - len(good)
+                for key in {put[0] for put in puts}.difference([put[0] for put in good]):
+                    self._l1.drop(key)
+            self._l1.put_batch(good, until)
+            for at in {hash(put[0]) % _STRIPES for put in puts}:
                 stripes[at] += 1
 
     def _valid(self, key: Hashable, ticket: Ticket, absent: bool) -> bool:

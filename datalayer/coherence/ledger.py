@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+
+T = TypeVar("T")
 
 log = logging.getLogger("datalayer.coherence")
 
@@ -45,6 +47,8 @@ PGID = (
     "left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
 )
 
+_AT_ONCE = 1.0
+
 _LOCK = 0x646C_666E  # "dlfn": two processes that both find no table make one
 
 #: For whoever makes the tables in a transaction.
@@ -69,8 +73,23 @@ class Line(NamedTuple):
     settled: bool
 
 
+class _Lost(Exception):
+    """The connection broke under a statement."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+
+
+def _translated(error: BaseException, driver: Any) -> BaseException:
+    """The driver's error as SQLAlchemy's: writers get it from their COMMIT."""
+    if not isinstance(error, driver.Error):
+        return error
+    found: BaseException = sa.exc.DBAPIError.instance(None, None, error, driver.Error, hide_parameters=True)
+    return found
+
+
 class Ledger:
-    """The fence over connections of its own, on AUTOCOMMIT. Thread-safe. Database errors come through."""
+    """The fence over connections of its own, on AUTOCOMMIT. Thread-safe. Raises SQLAlchemy's errors."""
 
     def __init__(self, engine: sa.Engine, watch: Callable[[Any], Any], release: Callable[[Any], Any]) -> None:
         self._engine = engine
@@ -88,7 +107,7 @@ class Ledger:
         return [Line(*row) for row in self._run(_POLL) if row[0] < shards]
 
     def _make(self, shards: int) -> None:
-        with self._cursor() as cursor:
+        def make(cursor: Any) -> None:
             cursor.execute("SELECT to_regclass('datalayer_fence') IS NOT NULL")
             if cursor.fetchone()[0]:
                 cursor.execute("SELECT count(*) FROM datalayer_fence WHERE shard < %s", (shards,))
@@ -97,6 +116,8 @@ class Ledger:
                 return
             for statement in creation(shards):
                 cursor.execute(statement)
+
+        self._do(make)
 
     def end(self, shard: int, epoch: str) -> bool:
         """REVOKE: nobody may use this epoch any more. False when it had ended before."""
@@ -141,28 +162,48 @@ class Ledger:
         return {xid: bool(ended) for xid, ended in rows}
 
     def _change(self, statement: str, parameters: tuple[Any, ...]) -> bool:
-        # A transaction of its own, and durable whatever the session's defaults are.
-        with self._cursor() as cursor:
+        def change(cursor: Any) -> bool:
+            # A transaction of its own, and durable whatever the session's defaults are.
             cursor.execute("SET synchronous_commit = on")
             cursor.execute(statement, parameters)
             return bool(cursor.rowcount)
 
+        return self._do(change)
+
     def _run(self, statement: str, parameters: tuple[Any, ...] | None = None) -> list[Any]:
-        with self._cursor() as cursor:
+        def run(cursor: Any) -> list[Any]:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall())
 
-    @contextmanager
-    def _cursor(self) -> Iterator[Any]:
-        pooled = self._engine.raw_connection()
-        connection = pooled.dbapi_connection
-        self._watch(connection)
+        return self._do(run)
+
+    def _do(self, work: Callable[[Any], T]) -> T:
+        """Once more on a new connection if the first one had died in the pool: every statement here may be repeated."""
+        driver: Any = self._engine.dialect.loaded_dbapi
         try:
-            cursor = pooled.cursor()
-            yield cursor
-            cursor.close()
+            try:
+                return self._attempt(work)
+            except _Lost:
+                self._engine.dispose()
+                return self._attempt(work)
+        except _Lost as lost:
+            raise _translated(lost.cause, driver) from lost.cause
+        except driver.Error as error:
+            raise _translated(error, driver) from error
+
+    def _attempt(self, work: Callable[[Any], T]) -> T:
+        pooled = self._engine.raw_connection()
+        connection: Any = pooled.dbapi_connection
+        self._watch(connection)
+        began = time.monotonic()
+        try:
+            return work(pooled.cursor())
         except BaseException as error:
+            # What took long did not die in the pool: it hung, and would again.
+            lost = isinstance(error, Exception) and connection.closed and time.monotonic() - began < _AT_ONCE
             pooled.invalidate(error if isinstance(error, Exception) else None)
+            if lost:
+                raise _Lost(error) from error
             raise
         finally:
             self._release(connection)

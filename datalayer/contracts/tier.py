@@ -78,6 +78,9 @@ class SharedTier(Protocol):
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
         """Store a value under a lease; an empty entry says that there is no row. Nobody waits for it."""
 
+    def release(self, key: Key, lease: Lease) -> None:
+        """Give a lease back unused, so that nobody waits for its fill."""
+
     def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
         """Replace a value that is still the one that was found; it lives no longer than it would have."""
 

@@ -120,6 +120,13 @@ def opened(dialect: sa.Dialect, kind: Any, text: str | None, key: Sequence[Any])
     return vault.cipher(kind.place).open(text, row_name(key) if kind.by_row else b"")
 
 
+def sealed_names(table: sa.Table) -> list[str]:
+    """The columns that hold ciphertext and digests, as the database calls them."""
+    found = sealed_columns(table)
+    keys = [key for column in found for key in (column.key, column.blind) if key is not None]
+    return [table.c[key].name for key in keys]
+
+
 def sealed_tables(registry: Registry) -> list[sa.Table]:
     """The tables of a layer's models that have encrypted columns, each once."""
     found: dict[str, sa.Table] = {}

@@ -64,13 +64,14 @@ class Reader:
             return self._compile_copying_get(ladder)
 
         def get(id: Any, consistency: Any = None) -> Any:
+            until = horizon[0]  # before the entry is found: see Ladder.look
             try:
                 entry = find(id)
             except TypeError:  # unhashable
                 return slow(id, consistency)
             if consistency is not None or blocks or heard or type(id) is not kind:
                 return slow(id, consistency)
-            if entry is None or entry.deadline <= (moment := now()) or horizon[0] <= moment:
+            if entry is None or entry.deadline <= (moment := now()) or until <= moment:
                 return below(id)
             entry.hits += 1
             template = entry.value
@@ -100,11 +101,12 @@ class Reader:
         kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def look(id: Any, consistency: Any) -> Any:
+            until = horizon[0]  # before the entry is found: see Ladder.look
             try:
                 entry = find(id)
             except TypeError:
                 return None
-            if entry is None or entry.deadline <= (moment := now()) or horizon[0] <= moment:
+            if entry is None or entry.deadline <= (moment := now()) or until <= moment:
                 return None
             if consistency is not None or blocks or heard or type(id) is not kind:
                 return None
@@ -119,11 +121,12 @@ class Reader:
         kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def get_snapshot(id: Any, consistency: Any = None) -> Any:
+            until = horizon[0]
             try:
                 entry = find(id)
             except TypeError:
                 return slow(id, consistency)
-            if entry is not None and entry.deadline > (moment := now()) and horizon[0] > moment and type(id) is kind:
+            if entry is not None and entry.deadline > (moment := now()) and until > moment and type(id) is kind:
                 snapshot = entry.snapshot
                 if snapshot is not None and not blocks and not heard and consistency is None:
                     entry.hits += 1

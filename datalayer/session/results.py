@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 import msgpack
@@ -72,7 +73,8 @@ class Results:
     """The cached results of one layer. Thread-safe. ``counts``: hits by tier, misses, and statements without a plan.
 
     ``known``: the metadata whose tables are watched; ``secured``: whether PostgreSQL hides rows of a table by role.
-    What is kept here may be served up to ``horizon``.
+    What is kept here may be served up to ``horizon``, and for ``beside`` seconds at most (None: no limit) if it was
+    read without a look at the marks of other processes.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Results:
         namer: Namer,
         shared: SharedResults | None,
         horizon: list[float],
+        beside: float | None,
         entries: EntryCodec,
         codec: Codec,
         secret: Callable[[], bytes],
@@ -97,6 +100,7 @@ class Results:
         self._namer = namer
         self._shared = shared
         self._horizon = horizon
+        self._beside = beside
         self._entries = entries
         self._codec = codec
         self._secret = secret
@@ -170,7 +174,7 @@ class Results:
             self._flights.land(query.digest)
 
     def _below(self, query: Query, run: Callable[[], Keys], ttl: float) -> Listed:
-        ticket = self._tags.ticket(query.tags)
+        began, ticket = self.l1.clock(), self._tags.ticket(query.tags)
         shared = self._shared if query.ladder.use_l2 else None
         recalled = shared.recall(query.digest, query.tags) if shared is not None else None
         if recalled is not None and recalled.entry is not None:
@@ -182,11 +186,12 @@ class Results:
         self.counts["misses"] += 1
         found = run()
         if shared is not None and recalled is not None and recalled.guards is not None:
-            if recalled.settled:
+            if recalled.settled:  # else a transaction may be running that has not marked what it wrote
                 self._store(shared, query, recalled.guards, found, ttl)
-            self._keep(query, ticket, found, ttl)
+                self._keep(query, ticket, found, ttl)
         elif shared is None:
-            self._keep(query, ticket, found, ttl)
+            until = inf if self._beside is None else 0.0 if query.ladder.strict_local else began + self._beside
+            self._keep(query, ticket, found, ttl, until)
         return Listed(found, recalled.guards if recalled is not None else None)
 
     def unchanged(self, query: Query, listed: Listed) -> bool:
@@ -196,21 +201,22 @@ class Results:
         )
 
     def _look(self, query: Query) -> Keys | None:
+        horizon = self._horizon[0]  # before the entry is found: see Ladder.look
         entry = self.l1.index.get(query.digest)
         if entry is None:
             return None
         now = self.l1.clock()
-        if entry.deadline <= now or self._horizon[0] <= now or not self._tags.holds(query.tags, entry.value.ticket):
+        if entry.deadline <= now or horizon <= now or not self._tags.holds(query.tags, entry.value.ticket):
             return None
         entry.hits += 1
         keys: Keys = entry.value.keys
         return keys
 
-    def _keep(self, query: Query, ticket: Any, keys: Keys, ttl: float) -> None:
+    def _keep(self, query: Query, ticket: Any, keys: Keys, ttl: float, until: float = inf) -> None:
         if ticket is not None and query.ladder.use_l1 and self._tags.holds(query.tags, ticket):
             size = 100 + 80 * len(keys)
             with self.l1.lock:
-                self.l1.put(query.digest, _Kept(keys, ticket), max_life=ttl, size=size)
+                self.l1.put(query.digest, _Kept(keys, ticket), max_life=ttl, size=size, until=until)
 
     def _store(self, shared: SharedResults, query: Query, guards: bytes, keys: Keys, ttl: float) -> None:
         codec = self._codec_of(query.schema)

@@ -137,7 +137,7 @@ def unique_rows(
         )
         if isinstance(row, Row) and _has_values(row, asked):
             return row.projection, [own_row(row.values)]
-    glance = ladder.guard.glance()
+    glance = ladder.glance()
     rows = [tuple(row) for row in execute_raw(session, schema, statement, {})]
     if len(rows) == 1:
         key = schema.key_of(rows[0])

@@ -131,7 +131,11 @@ class WriteTracker:
             self._schema_changes(connection)
             self._work(connection).written.everything = True
         elif statement is None or is_text(statement):
-            self._text(connection, text)
+            declared = context.execution_options.get("datalayer_writes") if context is not None else None
+            if declared is None:
+                self._text(connection, text)
+            else:
+                self._declared(connection, declared)
         else:
             writes = writes_of(compiled)
             if not writes:
@@ -148,6 +152,12 @@ class WriteTracker:
                 self._schema_changes(connection)
         elif changes_isolation(text):
             self._work(connection).written.strange = True
+
+    def _declared(self, connection: sa.Connection, declared: Iterable[tuple[str | None, str]]) -> None:
+        """Text that says which tables it changes, and how: nothing else is forgotten."""
+        for table, change in declared:
+            write = Write(change, table, None, change == "update")
+            self._add(self._work(connection).written, write, ())
 
     def _schema_changes(self, connection: sa.Connection) -> None:
         """Look again now, for this transaction, and once more when others can see the change."""

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice
+from math import inf
 from typing import Any
 
 from cachetools import Cache
@@ -164,8 +165,12 @@ class L1:
         size: int = 0,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> None:
-        """Keep a value for ``ttl`` seconds, and never longer than ``max_life``. One that is too large is not kept."""
+        """Keep a value for ``ttl`` seconds, never longer than ``max_life``, and not after the moment ``until``.
+
+        One that is too large is not kept.
+        """
         life = (self.ttl if ttl is None else ttl) * (1 - self._jitter * random.random())
         if max_life is not None and max_life < life:
             life = max_life
@@ -174,14 +179,14 @@ class L1:
                 self.drop(key)
                 return
             now = self.clock()
-            self._cache[key] = Entry(now + life, value, size, prefix)
+            self._cache[key] = Entry(min(now + life, until), value, size, prefix)
             self._puts += 1
             if not self._puts % _EVERY:
                 self._sweep(_SWEEP * _EVERY, now)
             if self.max_bytes is not None:
                 self._shrink()
 
-    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]]) -> None:
+    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]], until: float = inf) -> None:
         """As :meth:`put` for many (key, value, size, max_life), with the default life and one look at the clock."""
         with self.lock:
             now, cache, ttl, jitter, draw = self.clock(), self._cache, self.ttl, self._jitter, random.random
@@ -191,7 +196,7 @@ class L1:
                 if max_life is not None and max_life < life:
                     life = max_life
                 if self.max_bytes is None or size <= self.max_bytes:
-                    cache[key] = Entry(now + life, value, size)
+                    cache[key] = Entry(min(now + life, until), value, size)
                     count += 1
                 else:
                     self.drop(key)

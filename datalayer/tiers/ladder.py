@@ -106,6 +106,7 @@ class Gate(Protocol):
         size: int = 0,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> bool: ...
 
     def finished(self, key: Hashable) -> None: ...
@@ -120,12 +121,21 @@ class Gate(Protocol):
 
     def free(self, keys: Sequence[Hashable]) -> Sequence[Hashable]: ...
 
-    def put_many(self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]]) -> None: ...
+    def put_many(
+        self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]], until: float = inf
+    ) -> None: ...
 
-    def glance(self) -> int | None: ...
+    def glance(self) -> Any | None: ...
 
     def put_seen(
-        self, key: Hashable, glance: int, value: Any, *, size: int = 0, max_life: float | None = None
+        self,
+        key: Hashable,
+        glance: Any,
+        value: Any,
+        *,
+        size: int = 0,
+        max_life: float | None = None,
+        until: float = inf,
     ) -> bool: ...
 
     def reserve(self, keys: Iterable[Hashable]) -> Any: ...
@@ -139,10 +149,15 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lives:
-    """How long values live, in seconds, and whether each tier takes part."""
+    """How long values live, in seconds, and whether each tier takes part.
+
+    ``beside``: how long L1 may serve what was read without a look at the marks of a shared tier that others use,
+    counted from before the read; None when there is no such tier.
+    """
 
     l2: float
     negative: float
+    beside: float | None = None
     use_l1: bool = True
     use_l2: bool = True
 
@@ -206,11 +221,13 @@ class Ladder:
 
     def look(self, schema: Schema, key: tuple[Any, ...]) -> Row | Absent | None:
         """What L1 holds for a key: a row, ABSENT, or None for "do not know". Lock-free."""
+        # First until when, then what: news that end in between must not vouch for what was found before them.
+        horizon = self.horizon[0]
         entry = self.l1.index.get(key[0] if len(key) == 1 else key)
         if entry is None:
             return None
         now = self.l1.clock()
-        if entry.deadline <= now or self.horizon[0] <= now:
+        if entry.deadline <= now or horizon <= now:
             return None
         return self._in_entry(schema, entry)
 
@@ -281,13 +298,18 @@ class Ladder:
         return row
 
     def _alone(self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Load) -> Row | Absent:
-        """A miss of a layer, or a model, without a shared tier: the first thread asks, the others look again."""
+        """A miss of a layer, or a model, without a shared tier: the first thread asks, the others look again.
+
+        Not if other processes write: the first one's row may be older than the others' reads, which may be strict.
+        """
+        alone, began = self._lives.beside is None, self.l1.clock()
         if not self.flights.lead(name):
-            if (found := self.look(schema, key)) is not None:
+            if alone and (found := self.look(schema, key)) is not None:
                 return found
-            return self._kept(schema, key, name, self.guard.ticket(name), self._loaded(schema, load(key)))
+            began, ticket = self.l1.clock(), self.guard.ticket(name)
+            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)), self._until_beside(began))
         try:
-            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)))
+            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)), self._until_beside(began))
         finally:
             self.flights.land(name)
 
@@ -334,10 +356,13 @@ class Ladder:
             if row is not None:
                 return row
             return self._filled(schema, key, name, ticket, address, _Merge(leave), load)
-        self.guard.finished(name)
         if isinstance(leave, Met) and leave.record is not None and load.proves and self.single:
-            return self._proved(schema, key, address, leave, load)
-        return self._loaded(schema, load(key))
+            row = self._proved(schema, key, address, leave, load)
+        else:
+            row = self._loaded(schema, load(key))
+        # After the row is read, not before: what began in between may be older, and would be kept.
+        self.guard.finished(name)
+        return row
 
     def _proved(self, schema: Schema, key: tuple[Any, ...], address: Key, met: Met, load: Load) -> Row | Absent:
         """Read the row and, in the same snapshot, whether the writers that marked it have ended."""
@@ -361,9 +386,14 @@ class Ladder:
         lease: Any,
         load: Load,
     ) -> Row | Absent:
-        point("read.after_lease")
-        loaded = self._loaded(schema, load(key))
-        point("read.after_db")
+        try:
+            point("read.after_lease")
+            loaded = self._loaded(schema, load(key))
+            point("read.after_db")
+        except BaseException:
+            if isinstance(lease, Lease):
+                self.l2.release(address, lease)
+            raise
         if isinstance(loaded, Row):
             if schema.key_of(loaded.values) == key:
                 self._fill(schema, address, lease, loaded.values)
@@ -372,15 +402,22 @@ class Ladder:
         return self._kept(schema, key, name, ticket, loaded)
 
     def _kept(
-        self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, loaded: Row | Absent
+        self,
+        schema: Schema,
+        key: tuple[Any, ...],
+        name: Hashable,
+        ticket: Any,
+        loaded: Row | Absent,
+        until: float = inf,
     ) -> Row | Absent:
-        """Put what the database said into L1, if the ticket is still good."""
+        """Put what the database said into L1, to be served up to ``until``, if the ticket is still good."""
         if ticket is not None:
             point("read.before_l1_put")
             if not isinstance(loaded, Row):
-                self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative)
+                self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative, until=until)
             elif schema.key_of(loaded.values) == key:
-                self._keep(schema, name, ticket, schema.local.pick(loaded.values), max_life=self._lives.l2)
+                values = schema.local.pick(loaded.values)
+                self._keep(schema, name, ticket, values, max_life=self._lives.l2, until=until)
         return loaded
 
     def _loaded(self, schema: Schema, values: tuple[Any, ...] | None) -> Row | Absent:
@@ -412,7 +449,7 @@ class Ladder:
     def _read_many_below(
         self, schema: Schema, missing: list[tuple[Any, ...]], load: LoadMany, rows: dict[Any, Row]
     ) -> None:
-        tickets = self.guard.tickets()
+        began, tickets = self.l1.clock(), self.guard.tickets()
         names = {_name(key): key for key in missing}
         free = [names[name] for name in self.guard.free(list(names))] if tickets is not None else []
         keep: Sequence[tuple[Any, ...]] = free
@@ -423,15 +460,24 @@ class Ladder:
             keep = [key for key in free if key in lives or key in leases]
         asked = [key for key in missing if key not in rows and key not in lives]
         if asked:
-            loaded = load(asked)
+            try:
+                loaded = load(asked)
+            except BaseException:
+                for address, lease in leases.values():
+                    if isinstance(lease, Lease):
+                        self.l2.release(address, lease)
+                raise
             self.counts["l3_reads"] += len(asked)
             full = schema.full
             for key, values in loaded.items():
                 rows[key] = Row(values, full, "l3")
             if leases:
                 self._fill_many(schema, leases, loaded)
+        for key in set(free).difference(keep):  # after they are read: see _leave
+            self.guard.finished(_name(key))
         if self.use_l1 and tickets is not None:
-            self.guard.put_many(tickets, self._puts(schema, keep, rows, lives))
+            until = inf if self.use_l2 and self.l2.enabled else self._until_beside(began)
+            self.guard.put_many(tickets, self._puts(schema, keep, rows, lives), until)
 
     def _ask_shared_many(
         self, schema: Schema, keys: list[tuple[Any, ...]], rows: dict[Any, Row], lives: dict[Any, float]
@@ -514,19 +560,40 @@ class Ladder:
         ttl: float | None = None,
         max_life: float | None = None,
         prefix: bytes | None = None,
+        until: float = inf,
     ) -> None:
         if self.use_l1:
             value = self._stored(schema, name, values)
             if not self.single:
                 max_life = self._shortest(name, max_life)
             size = self._size(value) if self.l1.max_bytes else 0
-            self.guard.put(name, ticket, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix)
+            self.guard.put(name, ticket, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix, until=until)
 
-    def keep_seen(self, schema: Schema, key: tuple[Any, ...], glance: int | None, values: tuple[Any, ...]) -> None:
+    def glance(self) -> tuple[Any, float] | None:
+        """Leave to keep a row whose key is not known yet, for :meth:`keep_seen`. To be taken before it is read."""
+        began, glance = self.l1.clock(), self.guard.glance()
+        return None if glance is None else (glance, began)
+
+    def keep_seen(
+        self, schema: Schema, key: tuple[Any, ...], glance: tuple[Any, float] | None, values: tuple[Any, ...]
+    ) -> None:
         """Put a row into L1 whose key was not known before it was read."""
-        if self.use_l1 and glance is not None:
-            value = self._stored(schema, _name(key), schema.local.pick(values))
-            self.guard.put_seen(_name(key), glance, value, size=self._size(value), max_life=self._lives.l2)
+        if not self.use_l1 or glance is None:
+            self.guard.finished(_name(key))
+            return
+        seen, began = glance
+        value, life = self._stored(schema, _name(key), schema.local.pick(values)), self._lives.l2
+        until = self._until_beside(began)
+        self.guard.put_seen(_name(key), seen, value, size=self._size(value), max_life=life, until=until)
+
+    def _until_beside(self, began: float) -> float:
+        """Until when L1 may serve what was read beside the shared tier.
+
+        Its writer's mark may have been announced before the read began, so nothing will tell when it commits.
+        """
+        if self._lives.beside is None:
+            return inf
+        return 0.0 if self.strict_local else began + self._lives.beside
 
     def _stored(self, schema: Schema, name: Hashable, values: Any) -> Any:
         """The form in which L1 keeps a row: a template of ``__dict__``, or one row per shape and scope."""

@@ -31,6 +31,9 @@ class NullTier:
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
         """Keeps nothing."""
 
+    def release(self, key: Key, lease: Lease) -> None:
+        """Gives no leases."""
+
     def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
         """Keeps nothing."""
 

@@ -61,6 +61,9 @@ class Shard:
     ) -> Any:
         return self.run("FILL", [key], key, "=s", "+s", generation, births, expect, payload, LONG, **how)
 
+    def release(self, key: str = "s:1", token: str = "t", **how: Any) -> Any:
+        return self.run("RELEASE", [key], f"L{token}", **how)
+
     def mark(self, writer: str, xid: int, *keys: str, tags: tuple[str, ...] = (), watched: Any = (), **how: Any) -> Any:
         head = self.publish, self.place.channel, writer, xid, len(keys), len(tags)
         return self.run("MARK", list(keys), *head, *keys, *tags, *watched, **how)
@@ -145,6 +148,7 @@ def test_every_script_names_keys_of_one_slot_only(server: tuple[list[redis.Redis
         shard.init()
         assert shard.lease()[0] == b"LEASE"
         assert shard.fill() == [b"OK"]
+        assert shard.release() == [b"OK"]
         change = shard.mark("w", 1, *keys, tags=("=s", "+s"))[1]
         assert shard.done("w", change, *keys, tags=("=s", "+s"))[:2] == [b"OK", 22]
         record = shard.mark("w", 1, "s:1")[1]
@@ -179,6 +183,19 @@ def test_a_fill_whose_token_is_gone_is_refused(shard: Shard) -> None:
     shard.client.delete(shard.place.values + "s:1")
     assert shard.fill() == [b"NO"]
     assert shard.value() is None
+
+
+def test_a_lease_that_is_old_or_given_back_is_the_next_reader_s(shard: Shard) -> None:
+    shard.lease(token="a")
+    assert shard.release(token="b") == [b"OK"]
+    assert shard.lease(token="b") == [b"BUSY"], "only who holds it gives it back"
+    assert shard.release(token="a") == [b"OK"]
+    assert shard.lease(token="b")[0] == b"LEASE"
+    shard.client.pexpire(shard.place.values + "s:1", LONG - 150)
+    assert shard.lease(token="c")[0] == b"LEASE", "its holder may be dead"
+    assert shard.fill(expect="Lb", payload=b"late") == [b"NO"]
+    assert shard.release(token="b") == [b"OK"]
+    assert shard.fill(expect="Lc") == [b"OK"]
 
 
 def test_a_mark_takes_value_and_token_away_and_says_who_writes(shard: Shard) -> None:
@@ -315,6 +332,7 @@ def test_messages_carry_epoch_number_and_names(shard: Shard, server: tuple[list[
 LATE = {
     "LEASE": lambda shard, **how: shard.lease(**how),
     "FILL": lambda shard, **how: shard.fill(**how),
+    "RELEASE": lambda shard, **how: shard.release(**how),
     "MARK": lambda shard, **how: shard.mark("L", 9, "s:1", tags=("=s",), **how),
     "DONE": lambda shard, **how: shard.done("A", 1, "s:1", tags=("=s",), row=b"late", **how),
     "RESOLVE": lambda shard, **how: shard.resolve(1, row=b"late", **how),

@@ -101,7 +101,7 @@ def test_whoever_writes_every_way_of_loading_the_row_opens_it(layer: DataLayer, 
             assert later.secret == "s"
 
 
-def test_ciphertext_of_another_row_does_not_open(layer: DataLayer):
+def test_ciphertext_of_another_row_does_not_open(layer: DataLayer, loaded: Callable[..., Any]):
     tokens = layer.repository(Token)
     tokens.create_many([Token(id=ID, secret="mine"), Token(id=uuid.UUID(int=8), secret="theirs")])
     with layer.engine.begin() as connection:
@@ -112,7 +112,7 @@ def test_ciphertext_of_another_row_does_not_open(layer: DataLayer):
         lambda: tokens.get(ID, consistency="database"),
         lambda: tokens.get(ID),
         lambda: tokens.search(),
-        lambda: layer.session().get(Token, ID),
+        lambda: loaded(layer, Token, ID),
     ):
         with pytest.raises(DecodeError, match=r"tokens\.secret: .*'k2' does not decrypt.* moved here from another row"):
             read()

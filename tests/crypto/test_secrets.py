@@ -11,7 +11,6 @@ import pytest
 import safe
 import sqlalchemy as sa
 from safe import Patient, Shut, Token
-from sqlalchemy.orm import Session as PlainSession
 
 import datalayer
 from datalayer import DataLayer, DataLayerError, DecodeError, NotFoundError, Q
@@ -85,7 +84,9 @@ def test_snapshots_say_that_a_value_is_there_and_no_more(open_layer: OpenLayer):
         assert "email=None" in repr(snapshot)
 
 
-def test_decrypting_what_was_tampered_with_shows_neither_it_nor_its_neighbours(open_layer: OpenLayer):
+def test_decrypting_what_was_tampered_with_shows_neither_it_nor_its_neighbours(
+    open_layer: OpenLayer, loaded: Callable[..., Any]
+):
     layer = open_layer()
     layer.repository(Patient).create(Patient(id=1, ward="w", email=SECRET, notes=SECRET))
     layer.repository(Shut).create(Shut(id=1, text=SECRET, bound=SECRET))
@@ -96,10 +97,10 @@ def test_decrypting_what_was_tampered_with_shows_neither_it_nor_its_neighbours(o
         lambda: layer.repository(Patient).get(1),
         lambda: layer.repository(Patient).get_many([1]),
         lambda: layer.repository(Patient).search(),
-        lambda: layer.session().get(Patient, 1),
+        lambda: loaded(layer, Patient, 1),
         lambda: layer.repository(Shut).get(1),
-        lambda: layer.session().get(Shut, 1),
-        lambda: PlainSession(layer.engine).get(Shut, 1),
+        lambda: loaded(layer, Shut, 1),
+        lambda: loaded(layer, Shut, 1, plainly=True),
     ):
         with pytest.raises(DecodeError) as caught:
             read()

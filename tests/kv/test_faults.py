@@ -458,10 +458,10 @@ WRITER = """
 def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, rng: random.Random) -> None:
     """kill -9 at a random moment, again and again, in one store."""
     path, expected, last = tmp_path / "kv", dict[bytes, bytes](), 0
-    for _ in range(100 if LONG else 6):
+    for _ in range(100 if LONG else 5):
         writer = python(WRITER, str(path), str(last))
         assert writer.stdout is not None
-        for _ in range(rng.randrange(1, 150)):
+        for _ in range(rng.randrange(1, 150 if LONG else 60)):
             last = int(writer.stdout.readline())
             expected = applied(expected, last)
         writer.send_signal(signal.SIGKILL)

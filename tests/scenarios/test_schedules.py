@@ -9,13 +9,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import inf
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from schedules import Actor, Clock, Crashed, Deviated, Process, other_script, pass_by, points
+from schedules import Actor, Clock, Crashed, Deviated, Process, cut_off, other_script, pass_by, points
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Mapped
 
@@ -25,17 +27,19 @@ from datalayer.coherence.bus import Bus
 from datalayer.coherence.fence import Fence
 from datalayer.coherence.guard import Guard
 from datalayer.coherence.ledger import Ledger
+from datalayer.coherence.local import Coherence
 from datalayer.coherence.marks import Marker
 from datalayer.coherence.strict import Strict
 from datalayer.contracts.coherence import Change, Outcome
-from datalayer.contracts.fence import Payload
 from datalayer.session import reads
-from datalayer.testing.faults import Moving, RedisPair
+from datalayer.session.writes import WriteTracker
+from datalayer.testing.faults import Moving, RedisPair, terminate_backends
 from datalayer.testing.proxy import TcpProxy
 from datalayer.testing.servers.redis_server import ask
 from datalayer.tiers import l2
 from datalayer.tiers.l2.tier import RedisTier
 from datalayer.tiers.l3 import DriverReader
+from datalayer.tiers.ladder import Ladder
 
 LEASE, L1_LEASE = 2.0, 1.0
 
@@ -54,6 +58,7 @@ class Reference(Model):
     __cache__ = CachePolicy(commit_wait=True)
     id: Mapped[int] = column(primary_key=True)
     n: Mapped[int]
+    tag: Mapped[str] = column(unique=True, default="t1")
 
 
 class Local(Model):
@@ -63,6 +68,14 @@ class Local(Model):
     __cache__ = CachePolicy(l2=L2Policy(enabled=False))
     id: Mapped[int] = column(primary_key=True)
     n: Mapped[int]
+
+
+class Checked(Model):
+    """Its rows are checked at COMMIT."""
+
+    __tablename__ = "sched_checked"
+    id: Mapped[int] = column(primary_key=True)
+    n: Mapped[int] = column(sa.ForeignKey("sched_checked.id", deferrable=True, initially="DEFERRED"))
 
 
 class Remote(Model):
@@ -80,7 +93,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-MODELS: list[type[Any]] = [Item, Reference, Local, Remote]
+MODELS: list[type[Any]] = [Item, Reference, Local, Remote, Checked]
 I = Item.__table__  # noqa: E741
 
 
@@ -96,8 +109,10 @@ class World:
         Model.metadata.create_all(engine, tables=[m.__table__ for m in MODELS])
         with engine.begin() as connection:
             connection.execute(sa.insert(I), [{"id": i, "n": 0, "tag": f"t{i}"} for i in range(10)])
+            connection.execute(sa.insert(Checked), [{"id": 1, "n": 1}])
             for model in (Reference, Local, Remote):
-                connection.execute(sa.insert(model), [{"id": 1, "n": 0}])
+                tag = {"tag": "t1"} if model is Reference else {}
+                connection.execute(sa.insert(model), [{"id": 1, "n": 0, **tag}])
         engine.dispose()
 
     def process(self, **options: Any) -> Process:
@@ -264,15 +279,11 @@ def a_late_writer_does_not_leave_its_row_over_a_newer_one(world: World) -> None:
     """Two writers of a key without a row lock: the first one's row must not come after the second's."""
     w, r = world.pair()
     names = _touched("sched_items:1")
-    old, new = _payload(w, 0), _payload(w, 7)
-    first = w.authority.marker.announce(names, "3", payloads={"sched_items:1": old})
-    second = w.authority.marker.announce(names, "3", payloads={"sched_items:1": new})
+    first = w.authority.marker.announce(names, "3", _image(b"row 0"))
+    second = w.authority.marker.announce(names, "3", _image(b"row 7"))
     w.authority.lift(second, Outcome.COMMITTED)
     w.authority.lift(first, Outcome.COMMITTED)
     w.sync()
-    with w.layer.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql("SELECT 1")
     assert r.ask("EXISTS", r.place.values + "sched_items:1") == 0
 
 
@@ -282,8 +293,10 @@ def _touched(*keys: str) -> Any:
     return Touched(keys=keys)
 
 
-def _payload(process: Process, n: int) -> Payload:
-    return Payload("=sched_items", b"-", b"row %d" % n, 60.0)
+def _image(entry: bytes) -> Any:
+    """A row that a writer would leave."""
+    space = SimpleNamespace(space="sched_items", entries=lambda rows: {"sched_items:1": (entry, 60.0)})
+    return SimpleNamespace(space=space, rows={}, xid=None)
 
 
 def a_transaction_that_has_written_caches_nothing_of_its_own(world: World) -> None:
@@ -340,6 +353,38 @@ def a_commit_whose_outcome_is_unknown_keeps_its_marks(world: World) -> None:
         deadline -= 1
     assert world.n() == 1, "the COMMIT arrived after all"
     assert read(r) == 1
+
+
+def a_commit_whose_outcome_is_unknown_leaves_no_row(world: World) -> None:
+    """The connection dies before COMMIT is sent; nobody knows that here. Later it is known that it has ended."""
+    w, r = world.pair()
+    assert hit(w) == 0
+    writer = writing(w).until("write.before_commit")
+    terminate_backends(world.pg_url)
+    with pytest.raises(sa.exc.DBAPIError):
+        writer.finish()
+    assert world.n() == 0
+    w.keep()
+    assert w.layer._parts.coherence.pending() == 0, "its end is known"
+    assert hit(w) == 0
+    assert read(r) == 0
+    write(w)
+    assert hit(w) == 1
+
+
+def a_commit_that_is_refused_leaves_no_row(world: World) -> None:
+    """A deferred constraint fails; the connection goes back to the pool without a rollback of its own."""
+    w, r = world.pair()
+    assert hit(w, model=Checked) == 1
+    connection = w.layer.engine.connect()
+    connection.execute(sa.update(Checked).where(Checked.__table__.c.id == 1).values(n=99))
+    with pytest.raises(sa.exc.IntegrityError):
+        connection.commit()
+    connection.close()
+    w.sync()
+    assert hit(w, model=Checked) == 1
+    assert read(r, model=Checked) == 1
+    assert w.layer._parts.coherence.pending() == 0
 
 
 def threading_wait() -> None:
@@ -432,12 +477,11 @@ def an_epoch_opens_in_two_transactions(world: World) -> None:
     with psycopg.connect(plain) as holder:
         holder.execute("SELECT 1 FROM datalayer_fence FOR UPDATE")
         opener = Actor(lambda: r.fence.open(0))
-        opener._begun = True
-        opener._thread.start()
+        opener.go()
         _wait_for_lock(holder)
         writer = writing(w).until("write.before_commit")
         holder.commit()
-    opener._stopped.acquire(timeout=20)
+    opener.rest()
     r.fence.poll()
     assert r.fence.stands[0].state == 2
     assert read(r) == 0
@@ -687,6 +731,15 @@ def a_batch_that_met_a_mark_takes_the_older_ones_away(world: World) -> None:
     assert hit(r) == 1
 
 
+def a_batch_that_may_not_be_kept_takes_the_older_ones_away(world: World) -> None:
+    w, r = world.pair()
+    batch = Actor(lambda: r.layer.repository(Item).get_many([1, 2], consistency="shared")[1].n).until("test.many")
+    assert hit(r) == 0
+    write(w)
+    assert batch.finish() == 1
+    assert hit(r) == 1
+
+
 def a_slow_read_does_not_come_back_after_a_batch_has_seen_more(world: World) -> None:
     w, r = world.pair()
     assert read(w) == 0
@@ -697,11 +750,36 @@ def a_slow_read_does_not_come_back_after_a_batch_has_seen_more(world: World) -> 
     assert hit(r) == 1
 
 
+def a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one(world: World) -> None:
+    """Another thread's read, begun while the first one is about to ask the database, may not be kept after it."""
+    w, r = world.pair()
+    assert hit(r, 2) == 0
+    r.layer.caches.ladders()[0].flights._patience = 0.01  # type: ignore[attr-defined]
+    first = Actor(lambda: read(r), cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
+def a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row(world: World) -> None:
+    w, r = world.pair()
+    first = Actor(lambda: r.layer.repository(Item).get_many([1, 2])[1].n, cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
 def a_process_reads_what_it_has_written(world: World) -> None:
     w, _ = world.pair()
     assert hit(w) == 0
-    writing(w).until("write.before_commit").finish()
+    bulk(w).until("write.before_commit").finish()
     assert hit(w) == 1
+    write(w)
+    assert hit(w) == 2
 
 
 def a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits(world: World) -> None:
@@ -763,8 +841,15 @@ def a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it(world: Worl
     r.received()
     world.clock.skip(3 * L1_LEASE)
     r.fence.poll()
+    assert r.authority.horizon[0] < world.clock.value
     world.clock.hook = r.beat
     assert hit(r) == 1
+    write(w)
+    r.received()
+    world.clock.skip(3 * L1_LEASE)
+    r.fence.poll()
+    world.clock.hook = r.beat
+    assert r.layer.repository(Item).get_many([1])[1].n == 2
 
 
 def a_snapshot_is_held_to_the_same(world: World) -> None:
@@ -792,6 +877,34 @@ def a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most(world: World) -> N
     r.fence.poll()
     r.beat()
     assert hit(r) == 1
+
+
+def a_reference_row_found_by_a_unique_value_is_not_kept(world: World) -> None:
+    """Its writer waits for what was kept before the mark, not for what is read while it waits."""
+    w, r = world.pair()
+    writer = writing(w, model=Reference).until("write.after_mark")
+    r.hear()
+    world.clock.skip(0.5 * L1_LEASE)
+    r.beat()
+    with r.layer.session() as session:
+        assert session.scalars(sa.select(Reference).where(Reference.tag == "t1")).one().n == 0
+    world.clock.skip(0.3 * L1_LEASE)
+    r.beat()
+    w.authority.sleep = lambda seconds: world.clock.skip(seconds - 0.8 * L1_LEASE)  # it sleeps since its mark
+    writer.finish()
+    w.sync()
+    assert read(r, model=Reference) == 1
+
+
+def a_strict_read_of_a_row_that_redis_does_not_keep_takes_nobody_else_s(world: World) -> None:
+    w, r = world.pair()
+    leader = Actor(lambda: hit(r, model=Local)).until("read.before_l1_put")
+    write(w, model=Local)
+    follower = Actor(lambda: read(r, model=Local))
+    follower.go()
+    _wait(lambda: r.layer.caches.ladders() and any(x.flights.followed for x in r.layer.caches.ladders()), "it follows")
+    assert leader.finish() == 0
+    assert follower.rest() == 1
 
 
 def a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most(world: World) -> None:
@@ -914,6 +1027,21 @@ def _resolve(original: Any, self: RedisTier, *arguments: Any) -> Any:
     return original(self, *arguments)
 
 
+def _get_many(original: Any, self: Any, *arguments: Any) -> Any:
+    pass_by("test.many")
+    return original(self, *arguments)
+
+
+def _load(original: Any, self: Any, *arguments: Any) -> Any:
+    pass_by("test.loading")
+    return original(self, *arguments)
+
+
+def _answer(nothing: Any) -> Callable[..., Any]:
+    """The shared tier, as an actor sees it who is cut off from Redis."""
+    return lambda original, self, *arguments: nothing if cut_off() else original(self, *arguments)
+
+
 def _init(original: Any, self: Any, *arguments: Any) -> Any:
     pass_by("test.init")
     return original(self, *arguments)
@@ -923,10 +1051,24 @@ def _init(original: Any, self: Any, *arguments: Any) -> Any:
 SEAMS: dict[Callable[[World], None], Mutant] = {
     the_row_and_the_proof_are_of_one_snapshot: around(DriverReader, "proved", _proved),
     a_record_is_resolved_only_if_it_is_the_one_that_was_proved: around(RedisTier, "resolve", _resolve),
+    a_batch_that_may_not_be_kept_takes_the_older_ones_away: around(RedisTier, "get_many", _get_many),
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: both(
+        around(RedisTier, "lease", _answer(None)), around(DriverReader, "one", _load)
+    ),
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: both(
+        around(RedisTier, "lease_many", _answer({})), around(DriverReader, "many", _load)
+    ),
     a_late_begin_of_an_epoch_does_not_bring_back_one_without_its_marks: around(l2.RedisBackplane, "init", _init),
 }
 
 NO_MARK = script("MARK", ("redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)", ""))
+NO_INVALIDATION = script(
+    "MARK",
+    ("redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)", ""),
+    ("if v ~= '' and v ~= 'O' then", "if v == 'x' then"),
+)
+NOT_FINISHED = method(Guard, "finished", lambda self, key: None)
+LIKE_ANY_OTHER = method(Ladder, "_until_beside", lambda self, began: inf)
 BLIND = method(Guard, "_valid", lambda self, key, ticket, absent: True)
 
 
@@ -1001,6 +1143,27 @@ def _put_keeps(original: Any, self: Guard, key: Any, ticket: Any, value: Any, **
     return False
 
 
+def _put_many_keeps(original: Any, self: Guard, tickets: Any, puts: Any, until: float = inf) -> None:
+    good = [put for put in puts if self._stripes[hash(put[0]) % 1024] == tickets.stripes[hash(put[0]) % 1024]]
+    original(self, tickets, good, until)
+
+
+def _look_first(original: Any, self: Ladder, schema: Any, key: Any) -> Any:
+    entry = self.l1.index.get(key[0])
+    if entry is None:
+        return None
+    now = self.l1.clock()
+    return None if entry.deadline <= now or self.horizon[0] <= now else self._in_entry(schema, entry)
+
+
+def _alone_looks(original: Any, self: Ladder, schema: Any, key: Any, name: Any, ticket: Any, load: Any) -> Any:
+    if name in self.flights._leaders:  # type: ignore[attr-defined]
+        self.flights.lead(name)
+        if (found := self.look(schema, key)) is not None:
+            return found
+    return original(self, schema, key, name, ticket, load)
+
+
 def _no_gap(original: Any, self: Bus, message: Any, nonce: str) -> None:
     self._ears[message.shard].epoch = message.epoch
     self._ears[message.shard].last = message.sequence
@@ -1023,12 +1186,21 @@ def _any_epoch(original: Any, self: Bus, ear: Any, stand: Any) -> float:
     return float(min(ear.until, stand.until))
 
 
-def _unpatient(original: Any, self: Strict, names: Any, connection: Any, *, patient: bool) -> Any:
-    return original(self, names, connection, patient=False)
+def _unpatient(original: Any, self: Strict, names: Any, connection: Any, *, patient: bool, **more: Any) -> Any:
+    return original(self, names, connection, patient=False, **more)
 
 
 def _lifts_all(original: Any, self: Marker, announced: Any, outcome: Outcome) -> None:
     original(self, announced, Outcome.ROLLED_BACK)
+
+
+def _ends_well(original: Any, self: Coherence, marks: Any, outcome: Outcome) -> None:
+    original(self, marks, Outcome.COMMITTED if outcome is Outcome.UNKNOWN else outcome)
+
+
+def _ignores_refusals(original: Any, self: WriteTracker, context: Any) -> None:
+    if context.is_disconnect:
+        original(self, context)
 
 
 def _all_ended(original: Any, self: Ledger, xids: Any) -> dict[str, bool]:
@@ -1078,13 +1250,7 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
         "MARK leaves the token": script("MARK", ("if v ~= '' and v ~= 'O' then", "if v == 'V' then")),
     },
     a_writer_that_died_after_its_commit_leaves_marks_that_its_readers_resolve: {
-        "MARK leaves the value and no mark": both(
-            script(
-                "MARK",
-                ("redis.call('HSET', KEYS[1], 'm:' .. name, c .. rest)", ""),
-                ("if v ~= '' and v ~= 'O' then", "if v == 'x' then"),
-            )
-        ),
+        "MARK leaves the value and no mark": NO_INVALIDATION,
         "nobody proves anything": around(DriverReader, "proved", lambda f, self, key, xids: (False, self.one(key))),
     },
     the_row_and_the_proof_are_of_one_snapshot: {
@@ -1102,13 +1268,19 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
         "DONE compares no counter": script("DONE", ("before == ARGV[4] and", "before and")),
     },
     a_transaction_that_has_written_caches_nothing_of_its_own: {
-        "it reads through the tiers": method(reads, "_plain_connection", lambda session, connection: True),
+        "it reads through the tiers": method(reads, "_clean", lambda session, connection: True),
     },
     a_transaction_with_an_old_snapshot_fills_nothing: {
         "isolation is not asked for": method(reads, "_UNSAFE_OPTIONS", ()),
     },
     a_commit_whose_outcome_is_unknown_keeps_its_marks: {
         "marks are lifted in every case": around(Marker, "lift", _lifts_all),
+    },
+    a_commit_whose_outcome_is_unknown_leaves_no_row: {
+        "what has ended has committed": around(Coherence, "_end", _ends_well),
+    },
+    a_commit_that_is_refused_leaves_no_row: {
+        "whoever tried to commit has committed": around(WriteTracker, "_error", _ignores_refusals),
     },
     a_mark_is_swept_away_only_when_its_writer_has_ended: {
         "the sweeper does not ask": around(Ledger, "ended", _all_ended),
@@ -1178,6 +1350,8 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_read_that_met_a_mark_takes_the_older_one_away: {
         "it leaves what is there": around(Guard, "finished", lambda f, self, key: None),
     },
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: {"it takes nothing away": NOT_FINISHED},
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(
@@ -1196,13 +1370,24 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_list_is_not_kept_before_older_transactions_have_ended: {
         "every epoch counts as settled": around(Ledger, "read", _settled),
     },
-    a_batch_that_met_a_mark_takes_the_older_ones_away: {},
-    a_slow_read_does_not_come_back_after_a_batch_has_seen_more: {},
-    a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it: {},
+    a_batch_that_met_a_mark_takes_the_older_ones_away: {"it leaves what is there": NOT_FINISHED},
+    a_batch_that_may_not_be_kept_takes_the_older_ones_away: {
+        "what is refused leaves what is there": around(Guard, "put_many", _put_many_keeps),
+    },
+    a_slow_read_does_not_come_back_after_a_batch_has_seen_more: {"tickets are not taken away": NOT_FINISHED},
+    a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it: {
+        "the entry first, then the horizon": around(Ladder, "look", _look_first),
+    },
     a_snapshot_is_held_to_the_same: {},
-    a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most: {},
-    a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most: {},
-    a_row_that_is_not_kept_in_the_process_is_read_from_redis: {},
+    a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most: {"it is kept like any other": LIKE_ANY_OTHER},
+    a_reference_row_found_by_a_unique_value_is_not_kept: {
+        "it is kept for a lease": around(Ladder, "_until_beside", lambda f, self, began: began + L1_LEASE),
+    },
+    a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most: {"it is kept like any other": LIKE_ANY_OTHER},
+    a_strict_read_of_a_row_that_redis_does_not_keep_takes_nobody_else_s: {
+        "the leader's row will do": around(Ladder, "_alone", _alone_looks),
+    },
+    a_row_that_is_not_kept_in_the_process_is_read_from_redis: {"MARK leaves the value and no mark": NO_INVALIDATION},
 }
 
 

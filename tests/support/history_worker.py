@@ -22,20 +22,20 @@ import sqlalchemy as sa
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, relationship
 
-from datalayer import DataLayer, Model, Repository, column
+from datalayer import CachePolicy, DataLayer, Model, Repository, column
 from datalayer.coherence import fence
 from datalayer.contracts.pauses import pause_at
-from datalayer.errors import UnavailableError
+from datalayer.errors import TransactionFailed, UnavailableError
 from datalayer.testing.faults import die_with_parent, move_clients
 from datalayer.testing.histories import Recorder, Version
 
-PLAIN, CHURN, FAMILY, GROUPS = 24, 6, 4, 6
+PLAIN, CHURN, FAMILY, GROUPS, REFERENCE = 24, 6, 4, 6, 3
 LEVELS = ("cached", "cached", "shared", "shared", "database")
 
 RUN, QUIET, END = range(3)
 
 #: How a call may fail while servers fail.
-EXPECTED = (sa.exc.SQLAlchemyError, UnavailableError)
+EXPECTED = (sa.exc.SQLAlchemyError, UnavailableError, TransactionFailed)
 
 
 class Plain(Model):
@@ -70,7 +70,17 @@ class Child(Model):
     parent: Mapped[Parent | None] = relationship()
 
 
-MODELS: list[type[Any]] = [Plain, Churn, Parent, Child]
+class Reference(Model):
+    """Its writers wait: every read of it is strict, in the process's memory too."""
+
+    __tablename__ = "hist_reference"
+    __cache__ = CachePolicy(commit_wait=True)
+    id: Mapped[int] = column(primary_key=True)
+    n: Mapped[int]
+    attempt: Mapped[str]
+
+
+MODELS: list[type[Any]] = [Plain, Churn, Parent, Child, Reference]
 P, C = Plain.__table__, Churn.__table__
 
 #: Versions of rows that come and go; nobody maps or caches it.
@@ -87,10 +97,12 @@ def create(url: str, log: Recorder) -> None:
     with engine.begin() as connection:
         rows = [{"id": i, "n": 0, "attempt": "", "tag": f"{i}.", "grp": i % GROUPS} for i in range(PLAIN)]
         connection.execute(sa.insert(P), rows)
+        connection.execute(sa.insert(Reference), [{"id": i, "n": 0, "attempt": ""} for i in range(REFERENCE)])
         names = [*(f"churn{i}" for i in range(CHURN)), *(f"family{i}" for i in range(FAMILY))]
         connection.execute(sa.insert(counters), [{"id": name, "n": 0} for name in names])
     engine.dispose()
     log.start({f"plain{i}": 0 for i in range(PLAIN)})
+    log.start({f"reference{i}": 0 for i in range(REFERENCE)})
     log.start({f"churn{i}": Version(0, True) for i in range(CHURN)})
     log.start({f"{who}{i}": Version(0, True) for i in range(FAMILY) for who in ("parent", "child")})
 
@@ -109,7 +121,7 @@ def conclude(url: str, log: Recorder) -> None:
 
 
 def _family() -> list[tuple[Any, str, int]]:
-    return [(Parent, "parent", FAMILY), (Child, "child", FAMILY)]
+    return [(Parent, "parent", FAMILY), (Child, "child", FAMILY), (Reference, "reference", REFERENCE)]
 
 
 @dataclass(frozen=True)
@@ -202,6 +214,14 @@ class Worker:
                 if again is None or again.attempt != attempt:
                     self.log.wrong("own write", f"{attempt} read {again and again.attempt} in its own transaction")
             self.ready(attempt, versions, new)
+
+    def reference(self, draw: random.Random, attempt: str, versions: dict[str, Any]) -> None:
+        i = draw.randrange(REFERENCE)
+        with self.layer.begin() as session:
+            row = session.get_one(Reference, i, with_for_update=True)
+            row.n, row.attempt = row.n + 1, attempt
+            session.flush()
+            self.ready(attempt, versions, {f"reference{i}": row.n})
 
     def two_rows(self, draw: random.Random, attempt: str, versions: dict[str, Any]) -> None:
         self.unit_of_work(draw, attempt, versions, rows=2)
@@ -327,10 +347,12 @@ class Worker:
         *(churn_unit_of_work, churn_core, cascade),
     )
 
+    SELDOM = (text, bulk_blind, reference)
+
     def write(self, draw: random.Random) -> None:
         while self.plan.phase.value == RUN:
             # Those that make everybody forget whole tables are rare, or nothing would ever be cached.
-            way = draw.choice((Worker.text, Worker.bulk_blind)) if draw.random() < 0.01 else draw.choice(self.WRITERS)
+            way = draw.choice(self.SELDOM) if draw.random() < 0.015 else draw.choice(self.WRITERS)
             self.doomed.at = draw.choice(POINTS) if draw.random() < self.plan.deadly else None
             self.attempt(lambda attempt, versions, way=way: way(self, draw, attempt, versions))
             time.sleep(draw.random() * 0.08)
@@ -344,6 +366,8 @@ class Worker:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def saw(self, key: str, row: Any, began: float, level: str) -> None:
+        if key.startswith("reference") and level == "cached":
+            level = "shared"
         self.log.read(key, row.n if row else None, row.attempt if row else None, began, level=level)
         if row is not None and key.startswith("plain"):
             self.tags[row.id] = row.n, row.tag
@@ -400,7 +424,22 @@ class Worker:
         for row in self.layer.repository(Plain).search(statement):
             self.saw(f"plain{row.id}", row, began, "database")
 
-    READERS = (get, get, get, get, get, snapshot, many, many, by_tag, by_tag, in_session, lazy)
+    def listed(self, draw: random.Random, level: Any) -> None:
+        """Which rows of those that come and go are there, by a cached list."""
+        began = self.log.now()
+        found = {row.id: row for row in self.layer.repository(Churn).search_cached(consistency=level)}
+        for i in range(CHURN):
+            # A list in the process's memory is of its own time: it is bounded, and not monotonic beside the rows.
+            self.saw(f"churn{i}", found.get(i), began, "listed" if level == "cached" else level)
+
+    def listed_by_value(self, draw: random.Random, level: Any) -> None:
+        group, began = draw.randrange(GROUPS), self.log.now()
+        for row in self.layer.repository(Plain).search_cached(
+            sa.select(Plain).where(Plain.grp == group), consistency=level
+        ):
+            self.saw(f"plain{row.id}", row, began, level)
+
+    READERS = (get, get, get, get, get, snapshot, many, many, by_tag, by_tag, in_session, lazy, listed, listed_by_value)
 
     def read(self, draw: random.Random) -> None:
         while self.plan.phase.value != END:
@@ -448,6 +487,7 @@ KINDS: list[tuple[Any, str, int]] = [
     (Churn, "churn", CHURN),
     (Parent, "parent", FAMILY),
     (Child, "child", FAMILY),
+    (Reference, "reference", REFERENCE),
 ]
 
 #: Where readers and the keeper of the fence linger now and then, so that rare interleavings are not.

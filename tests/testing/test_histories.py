@@ -119,6 +119,12 @@ def test_a_shared_read_is_bound_by_its_process_s_cached_reads_too() -> None:
     assert story.broken() == {Rule.MONOTONIC}
 
 
+def test_a_list_is_bounded_but_not_monotonic_beside_the_rows() -> None:
+    story = Story().write(1, 1.0, 2.0).read("1", 1.1, 1.2, level="cached").read("0", 1.3, 1.4, level="listed")
+    assert story.broken() == set()
+    assert story.read("0", 3.1, 3.2, level="listed").broken() == {Rule.BOUNDED}
+
+
 def test_reads_that_overlap_may_see_either() -> None:
     story = Story().write(1, 1.0, None).read("1", 1.1, 1.5, process="q").read("0", 1.4, 1.6)
     assert story.broken() == set()

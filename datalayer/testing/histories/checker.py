@@ -43,6 +43,11 @@ class Rule(StrEnum):
     """What was acknowledged is in the database in the end, each version from one writer."""
 
 
+#: Levels of reads: a ``listed`` one is what a cached list said, which is bounded but of a time of its own.
+_BOUNDED = ("cached", "listed")
+_MONOTONIC = ("cached", "shared")
+
+
 class Anomaly(NamedTuple):
     """A broken promise. ``what`` names the read and what it should have seen."""
 
@@ -182,17 +187,17 @@ class Checker:
                     self._break(rule, key, f"{_shown(event)} read {text}, at least {floor} was due")
             self._not_too_new(row, key, text, event)
             self._as_the_database(row, key, text, event)
-            self._remember(row, event, version)
+            self._remember(row, event, text, version)
 
     def _floors(self, row: _Row, event: Event) -> Iterator[tuple[Rule, int]]:
         began = event.begin
         yield Rule.READ_YOUR_WRITES, row.own[event.process].before(began)
-        if event.level == "cached":
+        if event.level in _BOUNDED:
             yield Rule.BOUNDED, row.acked.before(began - self.lease)
         else:
             yield Rule.STALE, row.acked.before(began)
             yield Rule.ORDER, row.strict.before(began)
-        if event.level != "database":
+        if event.level in _MONOTONIC:
             yield Rule.MONOTONIC, row.seen[event.process].before(began)
 
     def _not_too_new(self, row: _Row, key: str, text: str, event: Event) -> None:
@@ -209,17 +214,17 @@ class Checker:
                 self._read[attempt] = f"{_shown(event)} read {text} of {key}"
 
     def _as_the_database(self, row: _Row, key: str, text: str, event: Event) -> None:
-        if row.final is None or event.begin <= row.final[0] + (self.lease if event.level == "cached" else 0.0):
+        if row.final is None or event.begin <= row.final[0] + (self.lease if event.level in _BOUNDED else 0.0):
             return
         _, final, attempt = row.final
         agrees = final != text[1:] if text.startswith("~") else (text, event.attempt) == (final, attempt)
         if not agrees:
             self._break(Rule.CONVERGED, key, f"{_shown(event)} read {text}, the database has {final}")
 
-    def _remember(self, row: _Row, event: Event, version: int) -> None:
-        if event.level != "cached":
+    def _remember(self, row: _Row, event: Event, text: str, version: int) -> None:
+        if event.level not in _BOUNDED:
             row.strict.climb(event.end, version)
-        if event.level != "database":
+        if event.level in _MONOTONIC and not text.startswith("~"):  # nobody can know which row was missed
             row.seen[event.process].climb(event.end, version)
 
     def _break(self, rule: str, key: str, what: str) -> None:

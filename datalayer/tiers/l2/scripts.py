@@ -61,6 +61,7 @@ return {'OK', ARGV[2]}
 #: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, token, px
 #: -> {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'}
 #:    {'LEASE', generation, births, whether births are marked}
+#: A token that is older than 100 ms may be a dead reader's: the next one takes its place, and its fill is refused.
 LEASE = (
     _EPOCH
     + b"""
@@ -78,7 +79,7 @@ if v then
     if z and string.sub(v, a + 1, z - 1) == g then
       if string.sub(v, z + 1, z + 1) ~= 'N' or (not h[3] and string.sub(v, z + 2) == n) then return {'HIT', v} end
     end
-  elseif string.sub(v, 1, 1) == 'L' then
+  elseif string.sub(v, 1, 1) == 'L' and redis.call('PTTL', KEYS[2]) > tonumber(ARGV[7]) - 100 then
     return {'BUSY'}
   end
 end
@@ -108,6 +109,15 @@ else
   if left > 0 and left < px then px = left end
 end
 store(KEYS[2], ARGV[6], ARGV[9], px)
+return {'OK'}
+"""
+)
+
+#: KEYS header, value · ARGV lineage, epoch, token -> {'OK'}: the reader has failed, the next one need not wait.
+RELEASE = (
+    _EPOCH
+    + b"""
+if redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 return {'OK'}
 """
 )
@@ -251,6 +261,7 @@ ALL = {
     "INIT": INIT,
     "LEASE": LEASE,
     "FILL": FILL,
+    "RELEASE": RELEASE,
     "MARK": MARK,
     "DONE": DONE,
     "RESOLVE": RESOLVE,

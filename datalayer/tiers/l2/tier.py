@@ -193,6 +193,11 @@ class RedisTier:
         if entry or lease.births:
             self._fill(key, lease, entry or _ABSENT + lease.births, ttl)
 
+    def release(self, key: Key, lease: Lease) -> None:
+        name = f"{key.space}:{key.id}"
+        place = self._wire.place_of(name)
+        self._wire.post(place, place.call("RELEASE", lease.stand, [name], lease.expect))
+
     def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
         stand = self._authority.current(self._wire.place_of(f"{key.space}:{key.id}").number)
         if stand is not None:  # in another epoch than the value's, it will not be found
