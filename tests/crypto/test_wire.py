@@ -101,6 +101,8 @@ def _write(layer: DataLayer, patients: Any, seats: Any, shut: Any) -> None:
     patients.compare_and_set(changed, expected={"id": 5})
     patients.create(Patient(id=6, ward="w", email=f"{SECRET}-six"))
     patients.delete(6)
+    patients.bulk_load([Patient(id=7, ward="w", email=f"{SECRET}-seven", notes=SECRET)], on_conflict="update")
+    patients.delete_many([7])
     seats.update(("a", 1), guest=SECRET + "?")
     shut.update(0, bound=SECRET + "?")
     with layer.begin() as session:
