@@ -274,8 +274,7 @@ class Repository(Generic[T]):
         An instance of this session is flushed as it is. Of two with one key the later wins.
         """
         given = [self._accepted(obj) for obj in objs]
-        if self._mapper.inherits is not None:
-            given = [obj if obj in self.session else self.session.merge(obj) for obj in given]
+        given = [obj if obj in self.session or self._is_flat(obj) else self.session.merge(obj) for obj in given]
         strange = [obj not in self.session for obj in given]
         self._flush()
         stored = iter(self._upserted([obj for obj, is_strange in zip(given, strange, strict=True) if is_strange]))
@@ -464,6 +463,10 @@ class Repository(Generic[T]):
                 f"got {type(obj).__name__!r}; this repository stores {self.model.__name__} instances"
             )
         return obj
+
+    def _is_flat(self, obj: T) -> bool:
+        """Whether the object is all in the repository's own table, and not of a subclass."""
+        return self._mapper.inherits is None and inspect(obj).mapper is self._mapper
 
     def _batches(self) -> Batches:
         return Batches(self.session, self._schema)

@@ -169,7 +169,7 @@ class Coherence:
         for marks in list(self._lost):
             if self.remote.ended(marks.remote):
                 self._lost.remove(marks)
-                self._end(marks, Outcome.COMMITTED)
+                self._end(marks, Outcome.UNKNOWN)  # it has ended, nobody says how
 
     def forget(self, write_set: WriteSet) -> None:
         """Drop what ``write_set`` names from every tier, as if a transaction with it had just committed."""

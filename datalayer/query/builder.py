@@ -68,14 +68,14 @@ class Q(Generic[T]):
     # -- which rows ------------------------------------------------------------------------------------------------
 
     @forgetful
-    def where(self, *criteria: Any, **equal: Any) -> Self:
+    def where(self, /, *criteria: Any, **equal: Any) -> Self:
         """Only rows that meet every criterion; keywords compare attributes with values (None is IS NULL)."""
         made = [self._criterion(item) for item in criteria]
         made += [self._equal(name, value) for name, value in equal.items()]
         return replace(self, criteria=(*self.criteria, *made))
 
     @forgetful
-    def where_sql(self, text: str, **parameters: Any) -> Self:
+    def where_sql(self, text: str, /, **parameters: Any) -> Self:
         """A condition as SQL text; every value is a bound parameter: ``where_sql("level > :n", n=10)``.
 
         ``id IN :ids`` takes a list. ``::type`` is a cast; colons in strings and comments mean nothing. The text may not

@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, RelationshipDirection
 
-from ..models.columns import column_flags, utc_now
+from ..errors import NotFoundError
+from ..models.columns import column_flags, indispensable, utc_now
 from ..models.schema import Schema
 from ..tiers.upsert import upsert
 from .session import Session
@@ -63,6 +64,10 @@ class Batches:
         found: dict[Key, Any] = {}
         for window in _windows(keys, rows):
             for names, group in window.items():
+                missing = indispensable(self._mapper, names)
+                if missing:
+                    self._update(_sorted(group), missing)
+                    continue
                 for at in range(0, len(group), BATCH):
                     self._upsert(names, _sorted(group)[at : at + BATCH], found)
         return [found[key] if key in found else self._read(key) for key in keys]
@@ -71,6 +76,16 @@ class Batches:
         """A row that the database did not return under the very key: it equals it, or a trigger has moved it."""
         with self._session._to_database():
             return self._session.get(self._mapper, key, populate_existing=True)
+
+    def _update(self, rows: list[tuple[Key, Values]], missing: list[str]) -> None:
+        """Rows that cannot be inserted as they are, which the database would say even of those that exist."""
+        for key, row in rows:
+            values = {name: value for name, value in row.items() if name not in self._keys}
+            if not self.compare_and_set(key, values, ()):
+                raise NotFoundError(
+                    f"{self._mapper.class_.__name__} {key if len(key) > 1 else key[0]!r} does not exist, and cannot be "
+                    f"inserted without {', '.join(missing)}"
+                )
 
     def _upsert(self, names: frozenset[str], rows: list[tuple[Key, Values]], found: dict[Key, Any]) -> None:
         completed, once = self._completed(names, [row for _, row in rows])

@@ -14,12 +14,13 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.exc import StaleDataError
 
 from ..coherence.touched import MOST_KEYS
 from ..crypto.tables import sealed_columns
 from ..crypto.vault import slot_of
-from ..errors import ConfigError, InvalidModelError, MissingPrimaryKeyError
-from ..models.columns import utc_now
+from ..errors import ConfigError, InvalidModelError, MissingPrimaryKeyError, NotFoundError
+from ..models.columns import indispensable, utc_now
 from ..models.hooks import run_before_set
 from ..models.schema import Schema
 from ..observe.bar import Bar
@@ -190,11 +191,13 @@ class Senders:
                     unlimited(connection)
             if not self._target.copies or any(name not in self._target.types for name in columns):
                 return None
-            return _Copying(self._writer(self._target, columns, converter), converter, connection)
+            return _Copying(self._writer(self._target, names, columns, converter), converter, connection)
         except Exception as error:
             raise raised_by_driver(error, connection) from error
 
-    def _writer(self, target: Target, columns: list[str], converter: Converter) -> CopyIn | Staged:
+    def _writer(
+        self, target: Target, names: Sequence[str], columns: list[str], converter: Converter
+    ) -> CopyIn | Staged:
         load, connection = self._load, self._connection
         caches = load.session._caches
         watching: Any = caches.watching if caches is not None else _unwatched
@@ -218,6 +221,7 @@ class Senders:
             keys=[column.name for column in table.primary_key],
             changed=changed,
             version=version.name if version is not None else None,
+            exists=load.on_conflict == "update" and bool(indispensable(load.mapper, names)),
         )
         self._stack.callback(_close, staged)
         return staged
@@ -296,6 +300,8 @@ class _Inserting:
             return sa.insert(mapper)
         if self._load.on_conflict == "ignore":
             return _ignoring(dialect, mapper)
+        if indispensable(mapper, self._names):
+            return sa.update(mapper)  # of rows that must exist, by the primary keys in their parameters
         given = [mapper.column_attrs[name].columns[0].key for name in dict.fromkeys([*self._names, *self._now])]
         once = [mapper.column_attrs[name].columns[0].key for name in self._once]
         return upsert(dialect, mapper.local_table, given, once=once, version=mapper.version_id_col, entity=mapper)
@@ -304,12 +310,24 @@ class _Inserting:
         now = utc_now(None)
         stamps = dict.fromkeys(self._now, now)
         rows = [{**dict(zip(self._names, row, strict=True)), **stamps} for row in batch]
+        options = {"datalayer_keys_known": True}
+        if self._statement.is_update:
+            return self._update(rows, options)
         for name in self._once:
             for row in rows:
                 row[name] = row.get(name) or now
-        options = {"datalayer_keys_known": True}
         result: Any = self._load.session.execute(self._statement, rows, execution_options=options)
         return len(result.all()) if self._load.on_conflict == "ignore" else len(rows)
+
+    def _update(self, rows: list[dict[str, Any]], options: dict[str, Any]) -> int:
+        for row in rows:
+            for name in self._once:
+                row.pop(name, None)
+        try:
+            self._load.session.execute(self._statement, rows, execution_options=options)
+        except StaleDataError as error:
+            raise NotFoundError(f"some of {len(rows)} rows do not exist") from error
+        return len(rows)
 
     def flush(self) -> int:
         return 0

@@ -21,7 +21,7 @@ Row = Sequence[Any]
 class Converter:
     """Turns rows with the attributes ``names`` into rows of ``columns``. Thread-safe; made once for each set of names.
 
-    ``once`` are the keys of columns that only an insert may write.
+    ``once`` are the keys of columns that only an insert may write: what is set once, and defaults.
     """
 
     def __init__(self, mapper: Mapper[Any], names: tuple[str, ...], dialect: sa.Dialect) -> None:
@@ -53,6 +53,8 @@ class Converter:
             elif default is not None:
                 self.columns.append(column)
                 self._fill.append(default)
+                if not flags.auto_now:
+                    self.once.add(column.key)
 
     def _add_digests(self, table: Any) -> list[int]:
         """Give blind index columns the texts of their columns, whose positions are returned."""

@@ -42,7 +42,7 @@ class Shapes:
 
     def of(self, row: Any) -> Shape:
         """The shape of a row; InvalidModelError for anything that is not one."""
-        if isinstance(row, self.mapper.class_):
+        if isinstance(row, self.mapper.class_) and inspect(row).mapper is self.mapper:
             return _Instances(self.mapper, row)
         if isinstance(row, Mapping):
             self.check_names(row)

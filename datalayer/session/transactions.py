@@ -186,6 +186,9 @@ class Attempt(AbstractContextManager[Session]):
         eager = terms.retries and not self._loops
         if options or terms.timeout is not None or terms.read_only or eager:
             connection = session.connection(execution_options=options)
+            if dialect.name == "sqlite" and options.get("isolation_level") == "SERIALIZABLE":
+                # SQLite's driver begins with the first write, which is after the reads that the write depends on.
+                connection.exec_driver_sql("BEGIN" if terms.read_only else "BEGIN IMMEDIATE")
             if terms.read_only and dialect.name != "postgresql":
                 event.listen(connection, "before_cursor_execute", _refuse_writes)
             if terms.timeout is not None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ..errors import EncodeError
+from ..errors import EncodeError, NotFoundError
 
 Row = Sequence[Any]
 Watching = Callable[[Any], AbstractContextManager[object]]
@@ -133,7 +133,8 @@ class CopyIn:
 class Staged:
     """Batches of rows by way of a temporary table into one whose rows may exist.
 
-    ``changed`` are the columns that are set in a row that exists, None leaves it alone. ``version`` counts up.
+    ``changed`` are the columns that are set in a row that exists, None leaves it alone. ``version`` counts up. With
+    ``exists`` no row is inserted, and NotFoundError raised if one is missing.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Staged:
         keys: Sequence[str],
         changed: Sequence[str] | None,
         version: str | None = None,
+        exists: bool = False,
     ) -> None:
         quote = connection.dialect.identifier_preparer.quote
         names, table = ", ".join(map(quote, columns)), f"datalayer_load_{next(_numbers)}"
@@ -157,8 +159,16 @@ class Staged:
         self._seen: set[Any] = set()
         self._staged = 0
         self._run(f"CREATE TEMPORARY TABLE {table} ON COMMIT DROP AS SELECT {names} FROM {target.name} WITH NO DATA")
-        action = "DO NOTHING" if changed is None else _setting(quote, target.name, keys, changed, version)
-        self._move = f"INSERT INTO {target.name} ({names}) SELECT {names} FROM {self._stage} ON CONFLICT {action}"
+        sets = _sets(quote, keys, changed or (), version)
+        self._complete = not exists
+        if exists:
+            same = " AND ".join(f"t.{quote(name)} = excluded.{quote(name)}" for name in keys)
+            self._move = f"UPDATE {target.name} AS t SET {sets} FROM {self._stage} AS excluded WHERE {same}"
+        else:
+            action = "NOTHING" if changed is None else f"UPDATE SET {sets}"
+            on = "" if changed is None else f" ({', '.join(map(quote, keys))})"
+            rows = f"({names}) SELECT {names} FROM {self._stage}"
+            self._move = f"INSERT INTO {target.name} AS t {rows} ON CONFLICT{on} DO {action}"
 
     def write(self, rows: Sequence[Row], keys: Collection[Any]) -> int:
         """Send one batch; how many rows were inserted or changed by now, of this batch and earlier ones.
@@ -176,8 +186,10 @@ class Staged:
         self._copy.flush()
         if not self._staged:
             return 0
-        self._staged, self._seen = 0, set()
+        staged, self._staged, self._seen = self._staged, 0, set()
         moved = self._run(self._move)
+        if moved != staged and not self._complete:
+            raise NotFoundError(f"{staged - moved} of {staged} rows do not exist")
         self._run(f"TRUNCATE {self._stage}")
         return moved
 
@@ -193,14 +205,11 @@ class Staged:
             return int(cursor.rowcount)
 
 
-def _setting(
-    quote: Callable[[str], str], table: str, keys: Sequence[str], changed: Sequence[str], version: str | None
-) -> str:
+def _sets(quote: Callable[[str], str], keys: Sequence[str], changed: Sequence[str], version: str | None) -> str:
     sets = [f"{quote(name)} = excluded.{quote(name)}" for name in changed]
-    sets += [f"{quote(version)} = {table}.{quote(version)} + 1"] if version else []
+    sets += [f"{quote(version)} = t.{quote(version)} + 1"] if version else []
     # A row that has nothing but its key is left as it is: setting the key to itself changes nothing.
-    sets = sets or [f"{quote(name)} = excluded.{quote(name)}" for name in keys]
-    return f"({', '.join(map(quote, keys))}) DO UPDATE SET {', '.join(sets)}"
+    return ", ".join(sets or [f"{quote(name)} = excluded.{quote(name)}" for name in keys])
 
 
 def unlimited(connection: sa.Connection) -> None:

@@ -190,25 +190,26 @@ def _subject(verdict: Verdict, engine: sa.Engine) -> str:
     return f"a transaction of the {place}" if issubclass(verdict.kind, TransactionFailed) else f"the {place}"
 
 
-def raised_by_driver(error: Exception, connection: sa.Connection) -> Exception:
-    """What SQLAlchemy would have raised for an error that the driver raised to us directly; others as they are.
+def raised_by_driver(error: BaseException, connection: sa.Connection) -> BaseException:
+    """The error for one that came past SQLAlchemy, which would have told our listeners; others as they are.
 
     A connection that is lost is given up, so that it never goes back to the pool.
     """
     dialect: Any = connection.dialect
-    if not isinstance(error, dialect.dbapi.Error):
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(error, DataLayerError) or not isinstance(cause, dialect.loaded_dbapi.Error):
         return error
-    driver = connection.connection.dbapi_connection
-    lost = dialect.is_disconnect(error, driver, None)
-    found: Any = sa.exc.DBAPIError.instance(
-        None, None, error, dialect.dbapi.Error, hide_parameters=True, connection_invalidated=lost, dialect=dialect
-    )
-    verdict = _by_code(error) or (_LOST if lost else None)
+    found: Any = error
+    lost = dialect.is_disconnect(cause, connection.connection.dbapi_connection, None)
+    if not isinstance(error, sa.exc.DBAPIError):
+        found = sa.exc.DBAPIError.instance(
+            None, None, cause, dialect.loaded_dbapi.Error, hide_parameters=True, dialect=dialect
+        )
+    verdict = _by_code(cause) or (_LOST if lost else None)
     if lost:
-        connection.invalidate(error)
-    if not isinstance(found, sa.exc.DBAPIError) or verdict is None:
-        return found  # type: ignore[no-any-return]
-    return joined(found, verdict, _subject(verdict, connection.engine))
+        found.connection_invalidated = True
+        connection.invalidate(cause)
+    return found if verdict is None else joined(found, verdict, _subject(verdict, connection.engine))
 
 
 def joined(found: sa.exc.DBAPIError, verdict: Verdict, subject: str) -> Exception:

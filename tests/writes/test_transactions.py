@@ -204,6 +204,26 @@ def test_a_serialization_failure_is_run_again_until_both_are_done(pg: DataLayer)
     assert balance(pg) == 102
 
 
+def test_on_sqlite_serializable_transactions_wait_for_each_other(sqlite_url: str) -> None:
+    with DataLayer(sqlite_url, models=[Account]) as layer:
+        Account.__table__.create(layer.engine)  # type: ignore[attr-defined]
+        account(layer)
+
+        def add(session: Session) -> None:
+            session.get_one(Account, 1).balance += 1
+
+        def work() -> None:
+            for _ in range(10):
+                layer.run(add, isolation="SERIALIZABLE", retries=50)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert balance(layer) == 130
+
+
 def deadlock(layer: DataLayer) -> list[BaseException]:
     """Two transactions that lock two rows crosswise; what the losers raise."""
     both, failures = threading.Barrier(2), []
