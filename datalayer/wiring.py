@@ -253,6 +253,7 @@ def _shared(
             policy=settings.mark_policy,
             clock=clock.monotonic,
             settle=coherence.settle,
+            label=hashlib.blake2b(settings.key_prefix.encode(), digest_size=2).hexdigest(),
         )
     coherence.remote = authority
     return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority)
