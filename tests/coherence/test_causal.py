@@ -156,8 +156,8 @@ def test_layers_that_do_not_share_a_cache_are_told_so(
     pg_url: str, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
-        DataLayer(pg_url, redis=redis_url, key_prefix="one", models=[Note], fence_lease=0.3) as one,
-        DataLayer(pg_url, redis=redis_url, key_prefix="other", models=[Note], fence_lease=0.3) as other,
+        DataLayer(pg_url, redis=redis_url, key_prefix="one", models=[Note], fence_lease=0.8) as one,
+        DataLayer(pg_url, redis=redis_url, key_prefix="other", models=[Note], fence_lease=0.8) as other,
     ):
         Note.__table__.create(one.engine)  # type: ignore[attr-defined]
         write(one, "old")
