@@ -20,11 +20,13 @@ from .models.policy import CachePolicy, Index, L1Policy, L2Policy, WriteMode
 from .observe.health import Health
 from .observe.stats import Stats
 from .query.builder import Q
+from .query.interface import Queries
 from .query.page import Page
 from .repository import Repository
 from .session.session import Session
 from .session.snapshots import Snapshot
 from .tables.layers import Layers
+from .transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [
     "Model",
     "Page",
     "Q",
+    "Queries",
     "Repository",
     "Session",
     "Settings",
@@ -47,6 +50,7 @@ __all__ = [
     "SoftDelete",
     "Stats",
     "Timestamps",
+    "Transaction",
     "Versioned",
     "WriteMode",
     "__version__",

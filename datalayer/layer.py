@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import sqlalchemy as sa
 
 from .config.env import from_env
+from .config.forget import forgetful
 from .config.settings import Settings
 from .config.yaml import from_yaml
 from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .crypto.manage import Crypto
-from .errors import ConfigError, UnavailableError
+from .errors import ConfigError, QueryError, UnavailableError
 from .models.behind import write_mode_of
 from .models.policy import WriteMode
 from .models.schema import Schema, schema_of
-from .models.sealed import sealed_tables
+from .models.sealed import sealed_names, sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
@@ -34,9 +36,12 @@ from .repository import OneShotRepository, Repository
 from .session.caches import Caches
 from .session.reader import Reader
 from .session.session import Session
+from .session.transactions import Begin, Terms, run
 from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .tiers.ladder import Row
+from .tiers.pool import open_now
+from .transaction import Transaction
 from .wiring import Parts, build, close_vault
 from .writes.behind import Behind, FlushReport, QueueStatus
 from .writes.letters import DeadLetters
@@ -48,8 +53,14 @@ if TYPE_CHECKING:
     from .migrate.runner import MigrationReport
     from .migrate.sqlrunner import FilesReport
     from .migrate.steps import Plan
+    from .query.check import QueriesReport
+    from .query.named import NamedQueries
+    from .query.named import Plan as QueryPlan
+
+log = logging.getLogger("datalayer")
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 class DataLayer:
@@ -59,9 +70,11 @@ class DataLayer:
     with the scheme ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster``; without it there is no L2.
     ``models`` says which mapped classes belong to the layer: a declarative base, a list of classes, or None for any.
     Other keywords are fields of :class:`~datalayer.Settings` and override ``settings``. Nothing is connected before the
-    first use, unless ``auto_migrate`` is set. Raises ConfigError for anything that cannot be meant.
+    first use, unless ``auto_migrate`` is set or ``lazy_connect`` is off. Raises ConfigError for anything that cannot be
+    meant.
     """
 
+    @forgetful
     def __init__(
         self,
         url: str | None = None,
@@ -81,9 +94,13 @@ class DataLayer:
         self._closed = False
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
+        if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
+            log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
+        if not self.settings.lazy_connect:
+            self._at_start(lambda: open_now(self._parts.engine))
         if self.settings.auto_migrate:
-            self._migrate_at_start()
+            self._at_start(self._migrate_at_start)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, models: Any = None, **options: Any) -> Self:
@@ -113,9 +130,13 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
+        parts.translator.remove()
+        if parts.notices is not None:
+            parts.notices.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
+        parts.janitor.close()
         parts.watchdog.close()
         parts.l2.close()
         if parts.reading is not None:
@@ -146,11 +167,14 @@ class DataLayer:
             parts.reading.dispose(close=False)
         parts.l2.reset_after_fork()
         parts.watchdog.reset_after_fork()
+        parts.janitor.reset_after_fork()
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
         if parts.behind is not None:
             parts.behind.reset_after_fork()
+        if parts.notices is not None:
+            parts.notices.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
@@ -176,29 +200,62 @@ class DataLayer:
         """A session with SQLAlchemy's semantics: you commit. Options are those of ``sqlalchemy.orm.Session``."""
         return Session(self._open().engine, layer=self, **options)
 
-    @contextmanager
     def begin(
-        self, *, isolation: str | None = None, read_only: bool = False, timeout: float | None = None
-    ) -> Iterator[Session]:
+        self,
+        *,
+        isolation: str | None = None,
+        read_only: bool = False,
+        timeout: float | str | None = None,
+        retries: int = 0,
+    ) -> Begin:
         """A session in a transaction that commits when the block ends well and rolls back when it raises.
 
-        ``isolation`` is a level of the database, ``timeout`` limits each statement (seconds, PostgreSQL).
-        """
-        with self.session() as session, session.begin():
-            self._prepare(session, isolation, read_only, timeout)
-            yield session
+        ``isolation`` is a level of the database. ``read_only``: a write raises TransactionFailed. ``timeout`` (seconds,
+        or ``"5s"``) limits each statement and the whole: TransactionTimeout.
 
-    def _prepare(self, session: Session, isolation: str | None, read_only: bool, timeout: float | None) -> None:
-        if isolation is not None:
-            session.connection(execution_options={"isolation_level": isolation})
-        if self._parts.engine.dialect.name != "postgresql":
-            return
-        if read_only:
-            session.execute(sa.text("SET TRANSACTION READ ONLY"))
-        if timeout is not None:
-            session.execute(
-                sa.text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(timeout * 1000))}
-            )
+        Serialization failures and deadlocks raise TransactionFailed with ``retryable``. A ``with`` block cannot be run
+        a second time, so there ``retries`` covers only getting a connection and opening the transaction. As a loop it
+        covers everything: ``for attempt in layer.begin(retries=3):`` with ``with attempt as session:`` inside, or
+        :meth:`run`. Instances stay loaded after the commit.
+        """
+        terms = Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries)
+        return Begin(self._one_shot_session, terms)
+
+    def run(
+        self,
+        fn: Callable[[Session], T],
+        *,
+        retries: int = 3,
+        isolation: str | None = None,
+        read_only: bool = False,
+        timeout: float | str | None = None,
+    ) -> T:
+        """Call ``fn(session)`` in a transaction, commit, and return its result.
+
+        It is called again, at most ``retries`` times with growing pauses, when the transaction was rolled back for a
+        serialization failure or a deadlock, or lost its connection before COMMIT was sent; so it must do nothing that
+        a rollback does not undo. Never after TransactionOutcomeUnknown. The last failure is raised.
+        """
+        return run(
+            self._one_shot_session,
+            fn,
+            Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries),
+        )
+
+    def transaction(
+        self, *, isolation: str | None = None, timeout: float | str | None = None, retries: int = 3
+    ) -> Transaction:
+        """Collect writes of several models and commit them together: ``.set(a).set(b).delete(Cart, 7).commit()``.
+
+        What was collected is run again like :meth:`run`, at most ``retries`` times.
+        """
+        terms = Terms.of(isolation=isolation, timeout=timeout, retries=retries)
+        return Transaction(lambda write: run(self._one_shot_session, write, terms), self._rows)
+
+    def _rows(self, session: Session, model: type[Any]) -> Repository[Any]:
+        self._open().registry.resolve(model)
+        made: Repository[Any] = Repository[model](session)  # type: ignore[valid-type]
+        return made
 
     def repository(self, model: type[T], *, consistency: Consistency | None = None) -> Repository[T]:
         """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once.
@@ -270,6 +327,51 @@ class DataLayer:
     def _one_shot_session(self) -> Session:
         return self.session(expire_on_commit=False)
 
+    @overload
+    def queries(self, directory: str | Path) -> NamedQueries: ...
+    @overload
+    def queries(self, directory: str | Path, interface: Callable[..., P]) -> P: ...
+    def queries(self, directory: str | Path, interface: Callable[..., Any] | None = None) -> Any:
+        """The named queries of a directory's ``.sql`` files, as an object with one method for each. Hold it.
+
+        ``interface`` is a class derived from :class:`~datalayer.Queries` that says how they are called and what they
+        return; type checkers then know. Reads the files, not the database. QueryError for the first query that cannot
+        be right, with its file and line; whether they fit the schema is said by ``datalayer queries check``.
+        """
+        from .query.named import NamedQueries  # only in processes that have such files
+
+        return NamedQueries(self._plans(directory, interface), self._one_shot_session, self._tables)
+
+    def check_queries(self, directory: str | Path, interface: Callable[..., Any] | None = None) -> QueriesReport:
+        """Have the database prepare each named query of a directory, up to the first that does not fit its schema.
+
+        Runs none of them. ``datalayer queries check`` is the same from a shell.
+        """
+        from .query.check import check_plans
+
+        return check_plans(self.engine, self._plans(directory, interface).values(), self._tables())
+
+    def query_interface(self, directory: str | Path, name: str = "Interface") -> str:
+        """The source of a module that declares the named queries of a directory, with the types that PostgreSQL says.
+
+        QueryError for the first query that does not fit. ``datalayer queries interface`` is the same from a shell.
+        """
+        from .query.check import check_plans
+        from .query.stubs import interface_source
+
+        plans = self._plans(directory, None)
+        report = check_plans(self.engine, plans.values(), self._tables())
+        if report.failure is not None:
+            raise QueryError(report.failure)
+        return interface_source(name, report.checked, plans)
+
+    def _plans(self, directory: str | Path, interface: Callable[..., Any] | None) -> dict[str, QueryPlan]:
+        from .query.load import by_name, load_plans
+
+        registry = self._open().registry
+        sealed = {t.fullname: sealed_names(t) for t in sealed_tables(registry)}
+        return load_plans(directory, interface, models=by_name(registry.classes()), sealed=sealed)
+
     # -- schema ----------------------------------------------------------------------------------------------------
 
     def migrate(self, **options: Any) -> MigrationReport:
@@ -293,6 +395,18 @@ class DataLayer:
 
         parts = self._open()
         return plan(parts.engine, parts.registry.metadata, self._migrate_options(options))
+
+    def create_partitions(self, ahead: int = 3, **options: Any) -> MigrationReport:
+        """Create the partitions of this time and the ``ahead`` next ones for tables that are partitioned by a date.
+
+        For a daily job: :meth:`migrate` does it too, but not where Alembic versions the schema. Idempotent; errors as
+        for :meth:`migrate`.
+        """
+        from .migrate.runner import create_coming
+
+        parts = self._open()
+        given = self._migrate_options({"partitions_ahead": ahead} | options)
+        return create_coming(parts.engine, parts.registry.metadata, given)
 
     def backfill(self, attribute: Any, value: Any, **options: Any) -> int:
         """Fill a column of a model where it is NULL, in batches in key order, and return how many rows were filled.
@@ -371,17 +485,26 @@ class DataLayer:
         from .migrate.options import MigrateOptions
 
         settings = self.settings
-        own = {"lock_timeout": settings.migrations_lock_timeout, "table": settings.migrations_table}
+        authority = self._open().authority
+        own = {
+            "lock_timeout": settings.migrations_lock_timeout,
+            "table": settings.migrations_table,
+            # Also without Redis: the processes that have it may not be the ones that migrate.
+            "fence_shards": len(authority.stands) if authority is not None else 1,
+        }
         return MigrateOptions.of(own | {"written": lambda table: self._schema_changed({table})} | given)
 
-    def _migrate_at_start(self) -> None:
+    def _at_start(self, act: Callable[[], object]) -> None:
         try:
-            self.migrate()
-            if self.settings.migrations_directory is not None:
-                self.migrate_from()
+            act()
         except BaseException:
             self.close()
             raise
+
+    def _migrate_at_start(self) -> None:
+        self.migrate()
+        if self.settings.migrations_directory is not None:
+            self.migrate_from()
 
     def _migrations_directory(self, given: str | Path | None) -> str | Path:
         found = given or self.settings.migrations_directory

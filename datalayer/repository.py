@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
 import sqlalchemy as sa
-from sqlalchemy import event, inspect
+from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -27,13 +27,17 @@ from .errors import (
     NotFoundError,
     QueryError,
 )
-from .models.columns import column_flags, utc_now
-from .models.hooks import Hooks, run_after_set, run_before_get, run_before_set
+from .models.columns import utc_now
+from .models.hooks import Hooks, run_before_get, run_before_set
 from .models.quiet import leaves_no_values
 from .models.schema import Schema, schema_of
 from .models.sealed import encrypted_attributes, opened
-from .query.compile import to_select
+from .query.aggregate import Function, aggregate, count_of, exists_in
+from .query.builder import Q
+from .query.compile import is_cacheable, is_query, to_select
 from .query.page import Page, keyset
+from .session.batches import Batches
+from .session.bulk import BulkLoad, OnConflict, Progress
 from .session.lists import rows_in_session
 from .session.many import get_many
 from .session.reader import Reader
@@ -41,16 +45,16 @@ from .session.session import Session
 from .session.snapshots import Snapshot, make_snapshot, snapshot_class
 from .session.unique import unique_sets
 from .tiers.ladder import Ladder
-from .tiers.upsert import upsert
-
-if TYPE_CHECKING:
-    from .query.builder import Q
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _BATCH = 1000
 
-_GIVEN_VALUES = ("get_by", "search", "count", "page", "create_many", "update", "set_many", "compare_and_set", "warm")
+_GIVEN_VALUES = (
+    *("get_by", "search", "search_cached", "count", "page", "warm"),
+    *("create_many", "update", "set_many", "bulk_load", "compare_and_set"),
+)
 
 
 @leaves_no_values(*_GIVEN_VALUES)
@@ -97,6 +101,7 @@ class Repository(Generic[T]):
 
     def get_many(self, ids: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
         """The rows that exist, by id: one batch per tier, at most one statement per 1,000 keys."""
+        ids = self._asked_for(ids)
         with self.session._at(consistency or self._consistency):
             found = get_many(self.session, self._schema, dict.fromkeys(ids))
         return {id: live for id, instance in found.items() if (live := self._live(instance)) is not None}
@@ -121,27 +126,56 @@ class Repository(Generic[T]):
             return self._live(self.session._by_unique(self._schema, unique, statement).scalars().one_or_none())
 
     def exists(self, id: Any) -> bool:
-        """Whether the row is there: L1, then L2, then the database."""
+        """Whether the row is there: L1, then L2, then the database. A query is always put to the database."""
+        if is_query(id):
+            return bool(self._answer(exists_in(self._select(id, default_limit=False)), id))
         return self.get(id) is not None
 
     # -- reads by query --------------------------------------------------------------------------------------------
 
-    def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
+    def count(self, query: Q[Any] | sa.Select[Any] | None = None) -> int:
         """How many rows match; always asks the database, loads none."""
-        inner = self._select(query, default_limit=False).order_by(None)
-        return int(self.session.scalar(sa.select(sa.func.count()).select_from(inner.subquery())) or 0)
+        return int(self._answer(count_of(self._select(query, default_limit=False)), query))
 
-    def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
-        """The rows that match, at most 100 unless the query says otherwise."""
-        return list(self.session.scalars(self._select(query)).unique().all())
+    def sum(self, attribute: Any, query: Q[Any] | sa.Select[Any] | None = None) -> Any:
+        """The sum of a column over the rows that match, 0 for none; loads none."""
+        return self._aggregate("sum", attribute, query) or 0
 
+    def min(self, attribute: Any, query: Q[Any] | sa.Select[Any] | None = None) -> Any:
+        """The least value of a column in the rows that match, None without any; loads none."""
+        return self._aggregate("min", attribute, query)
+
+    def max(self, attribute: Any, query: Q[Any] | sa.Select[Any] | None = None) -> Any:
+        """The greatest value of a column in the rows that match, None without any; loads none."""
+        return self._aggregate("max", attribute, query)
+
+    @overload
+    def search(self, query: Q[R]) -> list[R]: ...
+    @overload
+    def search(self, query: sa.Select[Any] | None = None) -> list[T]: ...
+    def search(self, query: Any = None) -> list[Any]:
+        """The rows that match, at most 100 of a ``Q`` without a limit: instances, or what ``Q.fields()`` makes."""
+        statement = self._select(query)
+        with self.session._at(self._level(query)):
+            if isinstance(query, Q) and query.shape is not None:
+                return [query.shape.make(row) for row in self.session.execute(statement)]
+            return list(self.session.scalars(statement).unique().all())
+
+    @overload
+    def search_cached(
+        self, query: Q[R], *, ttl: float | str | None = None, consistency: Consistency | None = None
+    ) -> list[R]: ...
+    @overload
     def search_cached(
         self,
-        query: Q[T] | sa.Select[Any] | None = None,
+        query: sa.Select[Any] | None = None,
         *,
         ttl: float | str | None = None,
         consistency: Consistency | None = None,
-    ) -> list[T]:
+    ) -> list[T]: ...
+    def search_cached(
+        self, query: Any = None, *, ttl: float | str | None = None, consistency: Consistency | None = None
+    ) -> list[Any]:
         """As :meth:`search`, from a cached list of keys and one batch of rows through the tiers.
 
         Never served after a commit that could change it: writes of the tables that the query reads invalidate it, and
@@ -149,24 +183,53 @@ class Repository(Generic[T]):
         ``ttl`` bounds its life, in seconds or as text. A query that is more than tables and values (text, ``now()``,
         locks, loader options) is not cached but run.
         """
-        statement, life = self._select(query), None if ttl is None else seconds(ttl, name="ttl")
+        life = None if ttl is None else seconds(ttl, name="ttl")
+        if not is_cacheable(query):
+            return self.search(query)
+        statement = self._select(query)
         with self.session._at(consistency or self._consistency):
             found = rows_in_session(self.session, statement, self._schema, life)
         if found is None:
             return self.search(query)
         return [live for row in found if (live := self._live(row)) is not None]
 
-    def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
-        """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1."""
+    @overload
+    def page(self, query: Q[R], *, after: str | None = None, size: int = 50) -> Page[R]: ...
+    @overload
+    def page(self, query: sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]: ...
+    def page(self, query: Any = None, *, after: str | None = None, size: int = 50) -> Page[Any]:
+        """One page in the query's order, by keyset: as fast at row 1,000,000 as at row 1.
+
+        ``after`` is the ``next`` of the page before. Rows that were there all the while are shown once, whatever is
+        inserted or deleted meanwhile. QueryError for a cursor that was changed or belongs to another query.
+        """
         statement = self._select(query, default_limit=False)
         dialect = self.session.get_bind(mapper=self._mapper).dialect.name
         plan = keyset(statement, self.model, size=size, after=after, secret=self._page_secret(), dialect=dialect)
-        rows = list(self.session.scalars(plan.statement).unique().all())
-        return plan.page(rows)
+        with self.session._at(self._level(query)):
+            found = plan.read(self.session.execute)
+        shape = query.shape if isinstance(query, Q) else None
+        if shape is not None:
+            return Page([shape.make(row) for row in found.items], found.next)
+        return Page(list(dict.fromkeys(row[0] for row in found.items)), found.next)
+
+    def _answer(self, statement: sa.Select[Any], query: Any) -> Any:
+        with self.session._at(self._level(query)):
+            return self.session.scalar(statement)
+
+    def _aggregate(self, function: Function, attribute: Any, query: Any) -> Any:
+        statement = self._select(query, default_limit=False)
+        return self._answer(aggregate(function, statement, getattr(attribute, "key", attribute)), query)
+
+    def _level(self, query: Any) -> Consistency | None:
+        return "database" if isinstance(query, Q) and query.bypass else self._consistency
 
     def _page_secret(self) -> bytes:
         caches = self.session._caches
-        return caches.page_secret() if caches is not None else b""
+        if caches is not None:
+            return caches.page_secret()
+        url = self.session.get_bind(mapper=self._mapper).engine.url
+        return url.render_as_string(hide_password=False).encode()
 
     def _select(self, query: Any, *, default_limit: bool = True) -> sa.Select[Any]:
         statement = to_select(query, self.model, default_limit=default_limit)
@@ -180,11 +243,11 @@ class Repository(Generic[T]):
         return self.create_many([obj])[0]
 
     def create_many(self, objs: Iterable[T]) -> list[T]:
-        """Insert all of them in one flush."""
+        """Insert all of them in one flush: one statement for each thousand that have the same columns."""
         made = [self._accepted(obj) for obj in objs]
+        self.session._hook_runner.ask(made)
         self.session.add_all(made)
         self._flush()
-        self._written(made)
         return made
 
     def update(self, id: Any, **values: Any) -> T:
@@ -193,9 +256,12 @@ class Repository(Generic[T]):
         obj = found_or_raise(self._for_write(id), self.model, id)
         for name, value in values.items():
             setattr(obj, name, value)
-        run_before_set(self._hooks, obj)
+        try:
+            self.session._hook_runner.ask([obj])
+        except BaseException:
+            self.session.expire(obj)  # nothing is left for a later flush to write
+            raise
         self._flush()
-        self._written([obj])
         return obj
 
     def set(self, obj: T) -> T:
@@ -203,34 +269,70 @@ class Repository(Generic[T]):
         return self.set_many([obj])[0]
 
     def set_many(self, objs: Iterable[T]) -> list[T]:
-        """Upsert each. An instance of this session is flushed as it is."""
-        return [self._set(self._accepted(obj)) for obj in objs]
+        """Upsert all of them: one statement for each thousand that have the same attributes loaded.
+
+        An instance of this session is flushed as it is. Of two with one key the later wins.
+        """
+        given = [self._accepted(obj) for obj in objs]
+        given = [obj if obj in self.session or self._is_flat(obj) else self.session.merge(obj) for obj in given]
+        strange = [obj not in self.session for obj in given]
+        self._flush()
+        stored = iter(self._upserted([obj for obj, is_strange in zip(given, strange, strict=True) if is_strange]))
+        return [next(stored) if is_strange else obj for obj, is_strange in zip(given, strange, strict=True)]
+
+    def bulk_load(
+        self,
+        rows: Iterable[Any],
+        batch_size: int = 1000,
+        *,
+        progress: Progress = None,
+        on_conflict: OnConflict = "error",
+        columns: Sequence[str] | None = None,
+        hooks: bool = True,
+    ) -> int:
+        """Load any number of rows in this transaction and return how many; memory does not grow with their number.
+
+        ``rows`` is any iterable of instances, mappings, or tuples in the order of the table's columns (or of
+        ``columns``). On PostgreSQL each batch is one COPY, elsewhere one INSERT with many parameters. ``on_conflict``:
+        a row whose key exists is an AlreadyExistsError (``"error"``), is written over in the columns that are given
+        (``"update"``; of two rows with one key the later wins) or left as it is (``"ignore"``, not counted).
+
+        ``progress`` is called with the number of rows after each batch; True draws a bar if standard error is a
+        terminal. Columns that are not given get their defaults; encrypted ones are encrypted. ``before_set`` is asked
+        for each row (``hooks=False`` leaves it out), ``after_set`` is not called: nobody keeps ten million objects.
+        Rows may be read from this very session while they are loaded.
+        """
+        load = BulkLoad(
+            self.session,
+            self._schema,
+            on_conflict=on_conflict,
+            batch_size=batch_size,
+            columns=columns,
+            hooks=hooks,
+            private=self._private,
+        )
+        try:
+            return load.run(rows, progress)
+        except sa.exc.IntegrityError as error:
+            raise self._taken(error) from error
 
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
         """Write what ``obj`` has loaded iff the row still is as ``expected``; ConflictError if it is not.
 
         ``expected`` is the object as it was read, a mapping of attributes to values, or a version number.
         """
-        run_before_set(self._hooks, obj)
+        run_before_set(self._hooks, self._accepted(obj))
         key = self._key_of(obj)
         wanted = self._expectation(expected)
+        secret = encrypted_attributes(self._mapper)
         values = {name: v for name, v in self._loaded(obj).items() if name not in self._schema_key_names()}
-        statement = sa.update(self.model).where(*self._is_key(key))
-        statement = statement.where(*self._unchanged_secrets(key, wanted))
-        for name, value in wanted.items():
-            if name in encrypted_attributes(self._mapper):
-                continue
-            statement = statement.where(getattr(self.model, name).is_not_distinct_from(value))
-        version = self._mapper.version_id_col
-        if version is not None:
-            name = self._mapper.get_property_by_column(version).key
-            values[name] = getattr(self.model, name) + 1
-        result = cast(
-            Any, self.session.execute(statement.values(values), execution_options={"synchronize_session": False})
-        )
-        if result.rowcount != 1:
+        plain = {name: value for name, value in wanted.items() if name not in secret}
+        criteria = [getattr(self.model, name).is_not_distinct_from(value) for name, value in plain.items()]
+        if not self._batches().compare_and_set(key, values, [*self._unchanged_secrets(key, wanted), *criteria]):
             raise self._conflict(key, wanted)
-        return self._reloaded(key)
+        stored = self._reloaded(key)
+        self.session._hook_runner.wrote([stored])
+        return stored
 
     def _unchanged_secrets(self, key: tuple[Any, ...], wanted: Mapping[str, Any]) -> list[Any]:
         """Criteria for encrypted attributes: their ciphertext is still that of the text that is expected."""
@@ -258,20 +360,15 @@ class Repository(Generic[T]):
         return self.delete_many([id], hard=hard) == 1
 
     def delete_many(self, ids: Iterable[Any], *, hard: bool = False) -> int:
-        """Delete rows; returns how many there were."""
+        """Delete rows; returns how many there were. One statement a thousand, unless Python cascades to other rows."""
+        keys = [_tuple(id) for id in ids]
         column = soft_delete_column(self.model)
-        gone = 0
-        for id in ids:
-            obj = self._for_write(id)
-            if obj is None or (column is not None and not hard and getattr(obj, column.key) is not None):
-                continue
-            gone += 1
-            if column is not None and not hard:
-                setattr(obj, column.key, utc_now(None))
-            else:
-                self.session.delete(obj)
-        self._flush()
-        return gone
+        try:
+            if column is None or hard:
+                return self._batches().delete(keys)
+            return self._batches().change(keys, {column.key: utc_now(None)}, column.is_(None))
+        except sa.exc.IntegrityError as error:
+            raise self._taken(error) from error
 
     def restore(self, id: Any) -> T:
         """Take back a soft delete."""
@@ -340,6 +437,16 @@ class Repository(Generic[T]):
     def _hooks(self) -> Hooks | None:
         return self._schema.policy.hooks
 
+    def _asked_for(self, ids: Iterable[Any]) -> Iterable[Any]:
+        """The ids, after ``before_get`` has agreed to each."""
+        hooks = self._hooks
+        if hooks is None or hooks.before_get is None:
+            return ids
+        ids = list(ids)
+        for id in ids:
+            run_before_get(hooks, self.model, id)
+        return ids
+
     def _live(self, instance: Any) -> T | None:
         column = soft_delete_column(self.model)
         if instance is None or (column is not None and getattr(instance, column.key) is not None):
@@ -355,45 +462,28 @@ class Repository(Generic[T]):
             raise InvalidModelError(
                 f"got {type(obj).__name__!r}; this repository stores {self.model.__name__} instances"
             )
-        run_before_set(self._hooks, obj)
         return obj
 
-    def _set(self, obj: T) -> T:
-        if obj in self.session or self._mapper.inherits is not None:
-            obj = obj if obj in self.session else self.session.merge(obj)
-            self._flush()
-            self._written([obj])
-            return obj
-        key = self._key_of(obj)
-        self._upsert(self._loaded(obj))
-        self._touch(key)
-        stored = self._reloaded(key)
-        self._written([stored])
-        return stored
+    def _is_flat(self, obj: T) -> bool:
+        """Whether the object is all in the repository's own table, and not of a subclass."""
+        return self._mapper.inherits is None and inspect(obj).mapper is self._mapper
 
-    def _upsert(self, values: Mapping[str, Any]) -> None:
-        now = utc_now(None)
-        row, once = dict(values), set()
-        for prop in self._mapper.column_attrs:
-            flags = column_flags(cast(Any, prop.columns[0]))
-            if flags.auto_now or (flags.auto_now_add and row.get(prop.key) is None):
-                row[prop.key] = now
-            if flags.auto_now_add:
-                once.add(prop.columns[0].key)
-        table = cast(sa.Table, self._mapper.local_table)
-        by_column = {self._mapper.column_attrs[name].columns[0].key: value for name, value in row.items()}
-        connection = self.session.connection(bind_arguments={"mapper": self._mapper})
+    def _batches(self) -> Batches:
+        return Batches(self.session, self._schema)
+
+    def _upserted(self, objs: Sequence[T]) -> list[T]:
+        """Upsert objects that no session holds, or another one; the session's own instances."""
+        if not objs:
+            return []
+        for obj in objs:
+            self._key_of(obj)
+            run_before_set(self._hooks, obj)
         try:
-            statement = upsert(connection.dialect.name, table, by_column, once=once)
-            connection.execute(statement, execution_options={"datalayer_keys_known": True})
+            stored = self._batches().upsert([self._loaded(obj) for obj in objs])
         except sa.exc.IntegrityError as error:
             raise self._taken(error) from error
-
-    def _touch(self, key: tuple[Any, ...]) -> None:
-        caches = self.session._caches
-        if caches is not None:
-            connection = self.session.connection(bind_arguments={"mapper": self._mapper})
-            caches.tracker.open(connection).touch(self._schema.space, key, self._schema.tables)
+        self.session._hook_runner.wrote(stored)
+        return stored
 
     def _reloaded(self, key: tuple[Any, ...]) -> T:
         with self.session._to_database():
@@ -443,6 +533,8 @@ class Repository(Generic[T]):
             raise ConflictError(
                 f"a {self.model.__name__} row was changed or deleted since it was read; read it again and decide anew"
             ) from error
+        finally:
+            self.session._hook_runner.forget_asked()
 
     def _taken(self, error: sa.exc.IntegrityError) -> Exception:
         if _is_unique_violation(error):
@@ -450,18 +542,6 @@ class Repository(Generic[T]):
                 f"{self.model.__name__}: a row with this key or unique value exists; use set() to write over it"
             )
         return error
-
-    def _written(self, objs: Sequence[T]) -> None:
-        """Run ``after_set`` once the transaction is committed."""
-        hooks = self._hooks
-        if hooks is None or hooks.after_set is None:
-            return
-
-        def committed(session: Any) -> None:
-            for obj in objs:
-                run_after_set(hooks, obj)
-
-        event.listen(self.session, "after_commit", committed, once=True)
 
     def _ladder(self) -> Ladder | None:
         caches = self.session._caches
@@ -566,37 +646,41 @@ class OneShotRepository(Repository[T]):
         return cast("Snapshot | None", self._live(snapshot))
 
     def get_many(self, ids: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
-        found = self._reader.get_many(ids, consistency or self._consistency)
+        found = self._reader.get_many(self._asked_for(ids), consistency or self._consistency)
         return {id: instance for id, instance in found.items() if self._live(instance) is not None}
 
     def exists(self, id: Any) -> bool:
+        if is_query(id):
+            return self._once("exists", id)  # type: ignore[no-any-return]
+        run_before_get(self._hooks, self.model, id)
         found = self._reader.get_snapshot(id) if not self._schema.reasons else self._reader.get(id)
         return self._live(found) is not None
 
     def get_by(self, *, consistency: Consistency | None = None, **unique: Any) -> T | None:
         return self._once("get_by", consistency=consistency or self._consistency, **unique)  # type: ignore[no-any-return]
 
-    def count(self, query: Q[T] | sa.Select[Any] | None = None) -> int:
+    def count(self, query: Q[Any] | sa.Select[Any] | None = None) -> int:
         return self._once("count", query)  # type: ignore[no-any-return]
 
-    def search(self, query: Q[T] | sa.Select[Any] | None = None) -> list[T]:
+    def search(self, query: Any = None) -> list[Any]:
         return self._once("search", query)  # type: ignore[no-any-return]
 
     def search_cached(
-        self,
-        query: Q[T] | sa.Select[Any] | None = None,
-        *,
-        ttl: float | str | None = None,
-        consistency: Consistency | None = None,
-    ) -> list[T]:
+        self, query: Any = None, *, ttl: float | str | None = None, consistency: Consistency | None = None
+    ) -> list[Any]:
         life = None if ttl is None else seconds(ttl, name="ttl")
+        if not is_cacheable(query):
+            return self._once("search", query)  # type: ignore[no-any-return]
         found = self._reader.listed(self._select(query), life, consistency or self._consistency)
         if found is None:
             return self._once("search", query)  # type: ignore[no-any-return]
         return [live for row in found if (live := self._live(row)) is not None]
 
-    def page(self, query: Q[T] | sa.Select[Any] | None = None, *, after: str | None = None, size: int = 50) -> Page[T]:
+    def page(self, query: Any = None, *, after: str | None = None, size: int = 50) -> Page[Any]:
         return self._once("page", query, after=after, size=size)  # type: ignore[no-any-return]
+
+    def _aggregate(self, function: Function, attribute: Any, query: Any) -> Any:
+        return self._once("_aggregate", function, attribute, query)
 
     def create_many(self, objs: Iterable[T]) -> list[T]:
         return self._once("create_many", objs)  # type: ignore[no-any-return]
@@ -606,6 +690,26 @@ class OneShotRepository(Repository[T]):
 
     def set_many(self, objs: Iterable[T]) -> list[T]:
         return self._once("set_many", objs)  # type: ignore[no-any-return]
+
+    def bulk_load(
+        self,
+        rows: Iterable[Any],
+        batch_size: int = 1000,
+        *,
+        progress: Progress = None,
+        on_conflict: OnConflict = "error",
+        columns: Sequence[str] | None = None,
+        hooks: bool = True,
+    ) -> int:
+        return self._once(  # type: ignore[no-any-return]
+            "bulk_load",
+            rows,
+            batch_size,
+            progress=progress,
+            on_conflict=on_conflict,
+            columns=columns,
+            hooks=hooks,
+        )
 
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
         return self._once("compare_and_set", obj, expected=expected)  # type: ignore[no-any-return]
@@ -637,6 +741,6 @@ class OneShotRepository(Repository[T]):
     def _once(self, call: str, *args: Any, **options: Any) -> Any:
         """One call on a repository of a fresh session, committed if it returns."""
         with self._open() as session, session.begin():
-            repository = self._bound(session)
+            repository = self._bound(session, consistency=self._consistency)
             repository._private = True
             return getattr(repository, call)(*args, **options)

@@ -20,6 +20,7 @@ from .coherence.guard import Guard
 from .coherence.ledger import Ledger
 from .coherence.local import Coherence
 from .coherence.loose import Loose
+from .coherence.notices import Notices
 from .coherence.strict import Strict
 from .coherence.touched import home, table_tag, vague_tag, value_tag
 from .config.settings import Settings
@@ -44,11 +45,13 @@ from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, own_pool, reading_engine, watch_statements
+from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
+from .tiers.pool import Janitor
 from .tiers.watchdog import Watchdog
 from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
@@ -67,6 +70,8 @@ class Parts:
     registry: Registry
     coherence: Coherence
     tracker: WriteTracker
+    translator: Failures
+    janitor: Janitor
     caches: Caches
     l2: SharedTier
     authority: Strict | Loose | None
@@ -77,6 +82,7 @@ class Parts:
     vault: Vault | None = None
     rules: StatementRules | None = None
     behind: Behind | None = None
+    notices: Notices | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -104,9 +110,10 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
+    notices = Notices(reading, coherence) if reading is not None else None
     catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
-    maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault))
+    maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault), notices)
     caches = Caches(
         engine,
         tracker=tracker,
@@ -116,6 +123,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
+        failures=failures,
+        watching=watchdog.watching,
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
@@ -125,6 +134,9 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     )
     catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
+    janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
+    translator = Failures(engine)
+    translator.install()
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
         engine,
@@ -134,6 +146,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         registry,
         coherence,
         tracker,
+        translator,
+        janitor,
         caches,
         l2,
         shared.authority if shared is not None else None,
@@ -144,6 +158,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         vault,
         rules,
         behind,
+        notices,
     )
 
 
@@ -183,6 +198,10 @@ def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[st
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,
+        pool_max_lifetime_jitter=settings.pool_max_lifetime_jitter,
+        pool_min=settings.pool_min,
+        pool_max_idle=settings.pool_max_idle,
+        pool_pre_ping=settings.pool_pre_ping,
         connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
@@ -193,6 +212,15 @@ def _page_secret(settings: Settings, engine: sa.Engine) -> bytes:
     """What signs page cursors: the same in every process with the same configuration, secret if its password is."""
     url = engine.url.render_as_string(hide_password=False)
     return settings.l2_mac_key or hashlib.blake2b(url.encode(), person=b"dl-page-secret").digest()
+
+
+def _result_secret(settings: Settings, engine: sa.Engine) -> bytes:
+    """What names cached results: with encrypted columns, no guess at a value that was asked for can be tried without a
+    key; and processes with other rings, which might find other rows, share no results."""
+    state = hashlib.blake2b(_page_secret(settings, engine), person=b"dl-result-name")
+    for key_id, key in settings.encryption_keys.items():
+        state.update(key_id.encode() + b"\0" + key)
+    return state.digest()
 
 
 @dataclass(slots=True)
@@ -248,6 +276,7 @@ def _shared(
             policy=settings.mark_policy,
             clock=clock.monotonic,
             settle=coherence.settle,
+            label=hashlib.blake2b(settings.key_prefix.encode(), digest_size=2).hexdigest(),
         )
     coherence.remote = authority
     return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority, RedisOverlay(wire))
@@ -335,7 +364,7 @@ def _results(
         beside=_beside(settings, shared),
         entries=EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes),
         codec=codec_named(settings.codec),
-        secret=partial(_page_secret, settings, engine),
+        secret=partial(_result_secret, settings, engine),
         dialect=engine.dialect,
         known=lambda: registry.watched,
         secured=secured,
@@ -411,6 +440,7 @@ class _LadderMaker:
         coherence: Coherence,
         clock: Clock,
         sealing: Callable[[Schema], RowSealing | None],
+        notices: Notices | None,
     ) -> None:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
@@ -419,6 +449,7 @@ class _LadderMaker:
         self._coherence = coherence
         self._sealing = sealing
         self.behind: Behind | None = None
+        self._notices = notices
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
         self._l1 = partial(_l1, settings, engine, clock=clock)
@@ -452,6 +483,8 @@ class _LadderMaker:
         if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
             ladder.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
+        if policy.external_writes and self._notices is not None:
+            self._notices.watch(schema.space, schema.key_types)
         return ladder
 
 

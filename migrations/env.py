@@ -5,4 +5,4 @@ from alembic import context
 
 from datalayer.migrate.env import run
 
-run(context, models.Model.metadata)
+run(context, models.Model)

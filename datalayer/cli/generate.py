@@ -24,7 +24,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "repository": ("${snake}_repository.py", "test_${snake}_repository.py"),
     "store": ("${snake}_store.py", "test_${snake}_store.py"),
     "provider": ("${snake}_provider.py", "test_${snake}_provider.py"),
-    "benchmark": ("bench_$snake.py",),
+    "benchmark": ("bench_$snake.py", "test_bench_$snake.py"),
 }
 
 _HELP = {

@@ -1,7 +1,7 @@
 """``datalayer migrate``: what a database lacks, shown, printed as SQL, or added; SQL files up and down.
 
-Exit codes: 0 nothing is left to do, 1 steps or files are pending, 3 the models need what is refused, 2 the command
-could not run. ``--plan`` and ``--sql`` only show, so they end with 0 or 3.
+Exit codes: 0 nothing is left to do, 1 steps or files are pending, 3 the models need what is refused or a file would be,
+2 the command could not run. ``--plan`` and ``--sql`` only show, so they end with 0 or 3.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import importlib
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..layer import DataLayer
+from .bar import Bar
+
+if TYPE_CHECKING:
+    from ..migrate.history import MigrationRecord
 
 OK, PENDING, REFUSED = 0, 1, 3
-_WIDTH = 30
+_UNUSABLE = ("out-of-order", "edited", "dirty")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -35,7 +39,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         ("drift", "compare the live schema with the models"),
     ):
         what.add_argument(f"--{name}", dest="action", action="store_const", const=name, help=help_text)
+    what.add_argument("--partitions", type=_count, metavar="N", help="create the partitions of the next N periods")
     what.add_argument("--down", type=_count, metavar="N", help="take back the last N files")
+    what.add_argument("--repair", type=int, metavar="VERSION", help="say what became of a dirty file, with --outcome")
     _add_options(parser)
     return parser
 
@@ -45,6 +51,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)")
     parser.add_argument("--url", help="the database, instead of DATALAYER_URL")
     parser.add_argument("--files", metavar="DIR", help="a directory of NNN_description.sql files")
+    parser.add_argument("--outcome", choices=("applied", "undone"), help="of a dirty file that you have looked at")
     parser.add_argument("--lint", choices=("off", "warn", "refuse"), default="warn", help="what to do about unsafe SQL")
     parser.add_argument(
         "--not-null", choices=("refuse", "multistep"), default="refuse", help="without a server default"
@@ -66,6 +73,10 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Open the layer and do what the arguments say."""
     with _open(args) as layer:
+        if args.repair is not None:
+            return _repair(layer, args)
+        if args.partitions is not None:
+            return _show(args, OK, applied=layer.create_partitions(args.partitions, **_patience(args)).applied)
         if args.down is not None:
             return _show(args, OK, taken_back=layer.migrate_down(args.down, args.files).applied)
         action = _ACTIONS[args.action or "plan"]
@@ -94,51 +105,74 @@ def _found(path: str) -> Any:
         raise ConfigError(f"--models {path!r} cannot be imported: {error}") from error
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
+def _repair(layer: DataLayer, args: argparse.Namespace) -> int:
+    if args.outcome is None:
+        raise ConfigError("--repair needs --outcome applied or --outcome undone: what has become of the file")
+    layer.migrate_repair(args.repair, applied=args.outcome == "applied")
+    return _show(args, OK, repaired=[f"{args.repair} counts as {args.outcome}"])
+
+
+def _patience(args: argparse.Namespace) -> dict[str, Any]:
     given = {"lock_timeout": args.lock_timeout, "wait": args.wait}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "not_null": args.not_null,
         "extensions": args.extension,
         "alongside_alembic": args.alongside_alembic,
-        **{name: value for name, value in given.items() if value is not None},
+        **_patience(args),
     }
 
 
-def _pending_files(layer: DataLayer, args: argparse.Namespace) -> list[str]:
+def _pending_files(layer: DataLayer, args: argparse.Namespace) -> list[MigrationRecord]:
     folder = args.files or layer.settings.migrations_directory
     if folder is None:
         return []
-    unsettled = ("pending", "out-of-order", "edited", "dirty")
-    records = layer.migration_status(folder)
-    return [f"{r.version}_{r.name} ({r.state})" for r in records if r.kind == "sql" and r.state in unsettled]
+    unsettled = ("pending", *_UNUSABLE)
+    return [record for record in layer.migration_status(folder) if record.kind == "sql" and record.state in unsettled]
+
+
+def _named(files: Iterable[MigrationRecord]) -> list[str]:
+    return [f"{file.version}_{file.name} ({file.state})" for file in files]
 
 
 def _plan(layer: DataLayer, args: argparse.Namespace) -> int:
     found = layer.migration_plan(**_options(args))
     steps = [step.text for step in found.steps]
-    code = REFUSED if found.blocked else OK
-    return _show(args, code, pending=steps, files=_pending_files(layer, args), refused=found.refused)
+    files = _pending_files(layer, args)
+    code = REFUSED if found.blocked or _unusable(files) else OK
+    return _show(args, code, pending=steps, files=_named(files), refused=found.refused)
 
 
 def _check(layer: DataLayer, args: argparse.Namespace) -> int:
     found = layer.migration_plan(**_options(args))
     steps, files = [step.text for step in found.steps], _pending_files(layer, args)
-    code = REFUSED if found.blocked else PENDING if steps or files else OK
-    return _show(args, code, pending=steps, files=files, refused=found.blocked)
+    refused = found.blocked or _unusable(files)
+    code = REFUSED if refused else PENDING if steps or files else OK
+    return _show(args, code, pending=steps, files=_named(files), refused=found.blocked)
+
+
+def _unusable(files: Iterable[MigrationRecord]) -> bool:
+    return any(file.state in _UNUSABLE for file in files)
 
 
 def _sql(layer: DataLayer, args: argparse.Namespace) -> int:
     from ..migrate.offline import render  # Alembic is only loaded by processes that migrate
 
     found = layer.migration_plan(**_options(args))
-    print(render(layer.engine.dialect, found.steps), end="")
+    sql, code = render(layer.engine.dialect, found.steps), REFUSED if found.blocked else OK
+    if args.json:
+        return _show(args, code, sql=[sql], refused=found.refused)
+    print(sql, end="")
     for refusal in found.refused:
         print(f"-- refused: {refusal}")
-    return REFUSED if found.blocked else OK
+    return code
 
 
 def _apply(layer: DataLayer, args: argparse.Namespace) -> int:
-    with _Bar(sys.stderr) as bar:
+    with Bar(sys.stderr, unit="rows (estimated)", shown=not args.json) as bar:
         report = layer.migrate(progress=bar, **_options(args))
     folder = args.files or layer.settings.migrations_directory
     files: Iterable[str] = ()
@@ -151,15 +185,7 @@ def _apply(layer: DataLayer, args: argparse.Namespace) -> int:
 
 
 def _status(layer: DataLayer, args: argparse.Namespace) -> int:
-    records = layer.migration_status(args.files)
-    lines = [f"{r.kind} {r.version} {r.name}: {r.state}{_when(r)}" for r in records]
-    return _show(args, OK, migrations=lines)
-
-
-def _when(record: Any) -> str:
-    if record.applied_at is None:
-        return ""
-    return f" {record.applied_at:%Y-%m-%d %H:%M:%S} in {record.duration_ms} ms"
+    return _show(args, OK, migrations=layer.migration_status(args.files))
 
 
 def _drift(layer: DataLayer, args: argparse.Namespace) -> int:
@@ -175,34 +201,16 @@ _ACTIONS = {
 }  # fmt: skip
 
 
-def _show(args: argparse.Namespace, code: int, **groups: Iterable[str]) -> int:
-    found = {name: [str(text) for text in texts] for name, texts in groups.items()}
+def _show(args: argparse.Namespace, code: int, **groups: Iterable[Any]) -> int:
+    found = {name: list(items) for name, items in groups.items()}
     if args.json:
-        print(json.dumps({"exit_code": code, **found}))
+        plain = {name: [_plain(item) for item in items] for name, items in found.items()}
+        print(json.dumps({"exit_code": code, **plain}, default=str))
         return code
-    lines = [f"{name.replace('_', ' ')}: {text}" for name, texts in found.items() for text in texts]
+    lines = [f"{name.replace('_', ' ')}: {item}" for name, items in found.items() for item in items]
     print("\n".join(lines) or "nothing to do")
     return code
 
 
-class _Bar:
-    """A progress bar on a terminal; silent elsewhere."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._shown = out.isatty()
-        self._open = False
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __call__(self, text: str, done: int, total: int) -> None:
-        if self._shown:
-            filled = _WIDTH * done // max(total, 1)
-            self._out.write(f"\r{text} [{'#' * filled:{_WIDTH}}] {done:,} of about {total:,} rows")
-            self._out.flush()
-            self._open = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._open:
-            self._out.write("\n")
+def _plain(item: Any) -> Any:
+    return item.to_dict() if hasattr(item, "to_dict") else str(item)

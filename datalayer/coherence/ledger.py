@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS datalayer_wb_applied (
 )
 """
 
+#: The tables by name.
+TABLES = {"datalayer_fence": FENCE, "datalayer_wb_applied": APPLIED}
+
 #: NULL on a standby, which has no current position of its own and must never vouch for anything.
 PGID = (
     "CASE WHEN pg_is_in_recovery() THEN NULL ELSE (SELECT system_identifier FROM pg_control_system()) || ':' || "
@@ -47,6 +50,9 @@ PGID = (
 _AT_ONCE = 1.0
 
 MAKING_LOCK = 0x646C_666E  # "dlfn": two processes that both find no table make one
+
+#: For whoever makes the tables in a transaction.
+TAKE_TURNS = f"SELECT pg_advisory_xact_lock({MAKING_LOCK})"
 
 _POLL = (
     "SELECT f.shard, f.epoch || '.' || f.nonce, f.st, f.lineage, p.id IS NOT DISTINCT FROM f.pgid, "
@@ -105,8 +111,9 @@ class Ledger:
             cursor.execute("SELECT to_regclass('datalayer_fence') IS NOT NULL")
             if cursor.fetchone()[0]:
                 cursor.execute("SELECT count(*) FROM datalayer_fence WHERE shard < %s", (shards,))
-                if cursor.fetchone()[0] == shards:
-                    return
+                if cursor.fetchone()[0] < shards:
+                    cursor.execute(lines(shards))  # without CREATE, which this role may not do
+                return
             for statement in creation(shards):
                 cursor.execute(statement)
 
@@ -214,9 +221,15 @@ def creation(shards: int) -> tuple[str, ...]:
     """The statements that make the tables and the lines of this many shards. Idempotent."""
     return (
         f"SELECT pg_advisory_lock({MAKING_LOCK})",
-        FENCE,
-        APPLIED,
-        f"INSERT INTO datalayer_fence (shard, epoch, pgid) SELECT s, 1, {PGID} FROM generate_series(0, {shards - 1}) s "
-        "ON CONFLICT (shard) DO NOTHING",
+        *TABLES.values(),
+        lines(shards),
         f"SELECT pg_advisory_unlock({MAKING_LOCK})",
+    )
+
+
+def lines(shards: int) -> str:
+    """The statement that makes the lines of this many shards. Idempotent."""
+    return (
+        f"INSERT INTO datalayer_fence (shard, epoch, pgid) SELECT s, 1, {PGID} FROM generate_series(0, {shards - 1}) s "
+        "ON CONFLICT (shard) DO NOTHING"
     )

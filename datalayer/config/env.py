@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from .forget import forgetful
 from .settings import Settings
 from .suggest import hint
 
 
+@forgetful
 def from_env(environ: Mapping[str, str] = os.environ, prefix: str = "DATALAYER_") -> Settings:
     """The settings that the variables beginning with ``prefix`` describe; an empty one counts as not set.
 

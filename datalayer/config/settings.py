@@ -16,6 +16,7 @@ from ..contracts.clock import Clock
 from ..contracts.codec import Codec
 from ..contracts.observe import MetricsRecorder
 from ..errors import ConfigError
+from .forget import forgetful, forgetful_constructor
 from .kinds import (
     Choice,
     CodecLike,
@@ -71,6 +72,7 @@ _TABLE = Text(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?", "the name 
 _METRICS = Object[MetricsRecorder]("hit", "miss", "latency", "age", "error", "evicted")
 
 
+@forgetful_constructor
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Settings:
     """The options of a layer. Immutable, comparable, safe to print and to share between threads.
@@ -286,10 +288,12 @@ class Settings:
         return {name: item for name, item in vars(Settings).items() if isinstance(item, Option)}
 
     @classmethod
+    @forgetful
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Settings from ``{name: value}``. An unknown name is a ConfigError with a suggestion."""
         return cls(**{str(name): value for name, value in values.items()})
 
+    @forgetful
     def replace(self, **changes: Any) -> Self:
         """A copy with other values for some options."""
         return replace(self, **changes)

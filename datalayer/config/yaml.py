@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, MissingDriverError
+from .forget import forgetful
 from .kinds import Keys
 from .option import Option
 from .secret import from_base64
@@ -20,6 +21,7 @@ from .units import refused
 _REFERENCE = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(:-[^{}]*)?\})?")
 
 
+@forgetful
 def from_yaml(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings in a YAML file. Needs ``datalayer[yaml]``; MissingDriverError says so.
 

@@ -215,11 +215,26 @@ class Observable(Protocol):
         function that ends this. What a listener raises is logged and does not reach the writer."""
 
 
+#: What a store may be able to do beyond :class:`Store`.
+ABILITIES: tuple[type, ...] = (Scannable, Expiring, Versioned, Transactional, Snapshots, Streaming, Observable)
+
+
+def abilities_of(store: Store | type) -> frozenset[type]:
+    """Which of :data:`ABILITIES` a store, or a class of stores, has."""
+    of = store if isinstance(store, type) else type(store)
+    return frozenset(ability for ability in ABILITIES if issubclass(of, ability))
+
+
 @runtime_checkable
 class Engine(Protocol):
-    """A kind of store, by name. Thread-safe."""
+    """A kind of store, by name. Thread-safe.
+
+    ``abilities`` are the Protocols of this module that its stores keep beyond :class:`Store`, so that an engine can be
+    chosen by what it can do before anything is opened.
+    """
 
     name: str
+    abilities: frozenset[type]
 
     def open(self, name: str, **options: Any) -> Store:
         """A new store called ``name``; the caller closes it. ConfigError for options that the engine does not know."""
@@ -230,7 +245,7 @@ class MultiStore(Protocol):
     """Several stores by name, each of an engine of its own, all of them owned by it. Thread-safe."""
 
     def open(self, name: str, engine: str, **options: Any) -> Store:
-        """Open a store and keep it. AlreadyExistsError if the name is taken."""
+        """Open a store and keep it. AlreadyExistsError if the name is taken, ConfigError for an unknown engine."""
 
     def add(self, name: str, store: Store) -> None:
         """Keep a store that is open already, and own it from now on. AlreadyExistsError if the name is taken."""
@@ -245,4 +260,5 @@ class MultiStore(Protocol):
         """Close the store and forget it; what it has stored stays where it is. NotFoundError if there is none."""
 
     def close(self) -> None:
-        """Close all of them, also when one of them fails; the first error is raised at the end."""
+        """Close all of them, also when one of them fails; the first error is raised at the end. May be called twice;
+        everything else then raises :class:`~datalayer.errors.UnavailableError`."""

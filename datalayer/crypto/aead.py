@@ -14,12 +14,11 @@ import binascii
 import os
 import re
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.exc import DontWrapMixin
 
 from ..errors import DecodeError, EncodeError
 from .keyring import FORMAT, Keyring, Place, is_key_id
+from .primitives import aesgcm, forged
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
@@ -41,12 +40,13 @@ class Aead:
     ``accepts_plain``: a stored text that is no ciphertext is returned as it is, for tables that are being encrypted.
     """
 
-    __slots__ = ("_aad", "_accepts_plain", "_active", "_ciphers", "_prefix", "place")
+    __slots__ = ("_aad", "_accepts_plain", "_active", "_ciphers", "_forged", "_prefix", "place")
 
     def __init__(self, keyring: Keyring, place: Place, *, accepts_plain: bool = False) -> None:
         self.place = place
         self._aad = str(place).encode()
-        self._ciphers = {key_id: AESGCM(keyring.subkey(key_id, "aead", place)) for key_id in keyring.ids}
+        self._ciphers = {key_id: aesgcm(keyring.subkey(key_id, "aead", place)) for key_id in keyring.ids}
+        self._forged = forged()
         self._active = self._ciphers[keyring.active]
         self._prefix = prefix_of(keyring.active)
         self._accepts_plain = accepts_plain
@@ -72,7 +72,7 @@ class Aead:
                 aad = self._aad + b"\0" + row if row else self._aad
                 plain = cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], aad)
                 return plain.decode("utf-8", "surrogatepass")
-        except (ValueError, KeyError, AttributeError, InvalidTag):
+        except (ValueError, KeyError, AttributeError, self._forged):
             pass
         if self._accepts_plain and isinstance(text, str) and not looks_sealed(text):
             return text

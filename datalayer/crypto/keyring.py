@@ -11,10 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from ..errors import ConfigError
+from .primitives import hkdf
 
 FORMAT = "dl1"
 KEY_BYTES = 32
@@ -49,7 +47,7 @@ class Keyring:
     def subkey(self, key_id: str, purpose: str, place: Place) -> bytes:
         """The 32 bytes of a column for one purpose (``"aead"``, ``"blind"``). KeyError for an unknown id."""
         info = "\0".join((f"datalayer {FORMAT} {purpose}", place.table, place.column)).encode()
-        return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(self._keys[key_id])
+        return hkdf(self._keys[key_id], info, KEY_BYTES)
 
     def __contains__(self, key_id: object) -> bool:
         return key_id in self._keys

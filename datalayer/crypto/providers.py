@@ -97,6 +97,7 @@ class EnvelopeKeys:
             # Its text is the service's business, and might hold what it was asked about.
             raise ConfigError(f"{shown} could not be unwrapped: the service raised {type(error).__name__}") from None
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+            del key
             raise ConfigError(f"{shown} was unwrapped to something else than {KEY_BYTES} bytes")
         return key
 

@@ -1,4 +1,4 @@
-"""Values on their way to a journal or a dead letter: those of encrypted columns as ciphertext, others as they are."""
+"""Values on their way to a journal or a dead letter: encrypted columns as ciphertext, the others as they are."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Engines by name: how a store is opened by somebody who knows no class of ours, as settings do.
 
-An engine of your own is an object with a ``name`` and ``open(name, **options)``; ``register`` it once.
+An engine of your own is an object with a ``name``, its ``abilities`` and ``open(name, **options)``; ``register`` it
+once.
 """
 
 from __future__ import annotations
@@ -8,18 +9,22 @@ from __future__ import annotations
 import difflib
 import inspect
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, get_type_hints
 
-from ..contracts.store import Engine, Store
+from ..contracts.store import Engine, Store, abilities_of
 from ..errors import AlreadyExistsError, ConfigError
 
 
 class StoreEngine:
-    """An engine made of a function that takes options and returns a store."""
+    """An engine made of a class of stores, or of a function that takes options and returns a store.
 
-    def __init__(self, name: str, make: Callable[..., Store]) -> None:
+    Its abilities are those of the class, or of the class that the function says it returns, unless they are given.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Store], *, abilities: Iterable[type] | None = None) -> None:
         self.name = name
+        self.abilities = frozenset(abilities) if abilities is not None else abilities_of(_made_by(make))
         self._make = make
         self._options = [p.name for p in inspect.signature(make).parameters.values() if p.name != "name"]
 
@@ -62,8 +67,15 @@ class Engines:
         """A new store of that engine; the caller closes it."""
         return self.engine(engine).open(name, **options)
 
-    def names(self) -> list[str]:
-        return sorted(self._engines)
+    def names(self, *abilities: type) -> list[str]:
+        """The names of all engines, or of those whose stores have all of these abilities: ``names(Versioned)``."""
+        engines = list(self._engines.values())  # a copy: others may register meanwhile
+        return sorted(engine.name for engine in engines if engine.abilities.issuperset(abilities))
 
     def __repr__(self) -> str:
         return f"<engines {', '.join(self.names())}>"
+
+
+def _made_by(make: Callable[..., Store]) -> type:
+    made = make if isinstance(make, type) else get_type_hints(make).get("return", object)
+    return made if isinstance(made, type) else object

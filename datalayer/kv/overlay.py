@@ -14,7 +14,7 @@ import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, cast
 
 from ..contracts.store import Buffer, Expiring, Scannable, Store
 from ..errors import (
@@ -159,8 +159,14 @@ class Overlay:
     Isolation holds among all who go through this object: it holds one lock while it writes. A commit is written key by
     key, so a crash of the machine in the middle of it leaves a part; an engine that can do better has transactions of
     its own. A key that cannot be written undoes the ones before it. Values are their own stamps. The store is closed
-    with the overlay.
+    with the overlay, which is Scannable and Expiring if the store is.
     """
+
+    def __new__(cls, store: Store) -> Self:
+        if cls is not Overlay:
+            return object.__new__(cls)
+        able = _ABLE[isinstance(store, Scannable), isinstance(store, Expiring)]
+        return cast(Self, object.__new__(able))
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -182,15 +188,6 @@ class Overlay:
 
     def exists(self, key: bytes) -> bool:
         return self._store.exists(key)
-
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return self._scannable().scan(prefix)
-
-    def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
-        return self._scannable().keys(prefix)
-
-    def ttl(self, key: bytes) -> float | None:
-        return self._expiring().ttl(key)
 
     def close(self) -> None:
         with self._lock:
@@ -264,3 +261,28 @@ class Overlay:
         if not isinstance(self._store, Scannable):
             raise StoreError(f"{type(self._store).__name__} cannot be scanned; expected a Scannable store")
         return self._store
+
+
+class _Scans(Overlay):
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return self._scannable().scan(prefix)
+
+    def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
+        return self._scannable().keys(prefix)
+
+
+class _Expires(Overlay):
+    def ttl(self, key: bytes) -> float | None:
+        return self._expiring().ttl(key)
+
+
+class _ScansAndExpires(_Scans, _Expires):
+    pass
+
+
+_ABLE: dict[tuple[bool, bool], type[Overlay]] = {
+    (False, False): Overlay,
+    (True, False): _Scans,
+    (False, True): _Expires,
+    (True, True): _ScansAndExpires,
+}

@@ -13,42 +13,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..contracts.clock import Clock, SystemClock
-from ..contracts.store import MAX_KEY_BYTES, Buffer, StoreEvent
+from ..contracts.store import Buffer, StoreEvent
 from ..errors import ConflictError, StoreError, TransactionOutcomeUnknown, UnavailableError
-from ..tiers.upsert import upsert
 from .checks import FOREVER, checked_key, checked_prefix, checked_value, deadline
 from .events import Events
 from .overlay import OverlayTransaction, Reads, Seen, Stamps, Write
+from .statements import PAGE, UPSERTING, Statements, store_table
 
-_UPSERTING = ("postgresql", "sqlite")
-_PAGE = 500
 _SERIALIZATION_FAILURE = "40001"
-
-
-def store_table(name: str, metadata: sa.MetaData) -> sa.Table:
-    """The table of a store: ``key``, ``value``, ``ends_at`` (seconds since 1970, or NULL) and ``stamp``."""
-    small = mysql.VARBINARY(MAX_KEY_BYTES)
-    large = mysql.LONGBLOB()
-    return sa.Table(
-        name,
-        metadata,
-        sa.Column("key", sa.LargeBinary().with_variant(small, "mysql", "mariadb"), primary_key=True),
-        sa.Column("value", sa.LargeBinary().with_variant(large, "mysql", "mariadb"), nullable=False),
-        sa.Column("ends_at", sa.Double()),
-        sa.Column("stamp", sa.BigInteger(), nullable=False),
-    )
 
 
 class SqlStore:
     """A store in a table of any SQLAlchemy engine. Thread-safe as far as the engine is.
 
-    The table is made if it is absent, unless ``create`` is False. ``close`` leaves the engine alone: its owner disposes
-    of it. Deadlines are compared with the clock of this process, so machines that share a table need clocks that agree.
-    An SQLite database in memory is one database a thread with SQLAlchemy's defaults; give it a file.
+    The table is made if it is absent, unless ``create`` is False. ``close`` leaves the engine alone, since its owner
+    disposes of it, unless ``dispose`` is True. Deadlines are compared with the clock of this process, so machines that
+    share a table need clocks that agree. Each call but a commit is one statement and, on PostgreSQL and SQLite, a
+    transaction of its own. An SQLite database in memory is one database a thread with SQLAlchemy's defaults; give it a
+    file.
     """
 
     def __init__(
@@ -57,23 +42,25 @@ class SqlStore:
         *,
         table: str = "datalayer_kv",
         create: bool = True,
+        dispose: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self.name = table
+        self._dispose = dispose
         self._engine = engine
+        self._upserts = engine.dialect.name in UPSERTING
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT") if self._upserts else engine
         self._clock: Clock = clock or SystemClock()
-        self._table = store_table(table, sa.MetaData())
-        self._columns = self._table.c
+        self._statements = Statements(store_table(table, sa.MetaData()), engine.dialect.name)
         self._events = Events(table)
         self._open = True
         if create:
-            with self._connection() as connection:
-                self._table.create(connection, checkfirst=True)
+            self._create()
 
     # -- Store, Scannable, Expiring ------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        row = self._row(checked_key(key), self._columns.value)
+        row = self._row(self._statements.value, checked_key(key))
         return None if row is None else bytes(row.value)
 
     def put(self, key: bytes, value: Buffer, ttl: float | None = None) -> None:
@@ -83,30 +70,28 @@ class SqlStore:
         self._events.tell("put", (key,))
 
     def delete(self, key: bytes) -> bool:
-        key, ends_at = checked_key(key), self._columns.ends_at
-        now = self._now()
+        key = checked_key(key)
+        arguments = {"k": key, "now": self._now()}
         with self._connection() as connection:
-            # An expired row is swept here, but was absent already.
-            swept = sa.delete(self._table).where(self._columns.key == key, ends_at <= now)
-            found = connection.execute(sa.delete(self._table).where(self._columns.key == key, self._there(now)))
-            if not found.rowcount:
-                connection.execute(swept)
-        if found.rowcount:
+            found = bool(connection.execute(self._statements.delete, arguments).rowcount)
+            if not found:  # an expired row is swept here, but was absent already
+                connection.execute(self._statements.sweep, arguments)
+        if found:
             self._events.tell("delete", (key,))
-        return bool(found.rowcount)
+        return found
 
     def exists(self, key: bytes) -> bool:
-        return self._row(checked_key(key), sa.literal(1)) is not None
+        return self._row(self._statements.exists, checked_key(key)) is not None
 
     def ttl(self, key: bytes) -> float | None:
-        row = self._row(checked_key(key), self._columns.ends_at)
+        row = self._row(self._statements.ends_at, checked_key(key))
         if row is None:
             return None
         return FOREVER if row.ends_at is None else float(row.ends_at) - self._now()
 
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         self._check_open()
-        pages = self._pages(checked_prefix(prefix), self._columns.value)
+        pages = self._pages(checked_prefix(prefix), "value")
         return ((bytes(row.key), bytes(row.value)) for row in pages)
 
     def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
@@ -116,6 +101,8 @@ class SqlStore:
     def close(self) -> None:
         was_open, self._open = self._open, False
         if was_open:
+            if self._dispose:
+                self._engine.dispose()
             self._events.tell("close")
 
     def subscribe(self, listener: Callable[[StoreEvent], None]) -> Callable[[], None]:
@@ -124,8 +111,7 @@ class SqlStore:
     def compact(self) -> int:
         """Delete the rows that have expired; returns how many."""
         with self._connection() as connection:
-            ended = self._columns.ends_at <= self._now()
-            return connection.execute(sa.delete(self._table).where(ended)).rowcount
+            return connection.execute(self._statements.sweep_all, {"now": self._now()}).rowcount
 
     # -- transactions --------------------------------------------------------------------------------------------------
 
@@ -134,18 +120,18 @@ class SqlStore:
         return OverlayTransaction(self)
 
     def see(self, key: bytes) -> Seen:
-        row = self._row(key, self._columns.stamp, self._columns.value)
+        row = self._row(self._statements.seen, key)
         return Seen(None, None) if row is None else Seen(row.stamp, bytes(row.value))
 
     def see_all(self, prefix: bytes) -> list[tuple[bytes, Seen]]:
         self._check_open()
-        rows = self._pages(prefix, self._columns.stamp, self._columns.value)
+        rows = self._pages(prefix, "stamp", "value")
         return [(bytes(row.key), Seen(row.stamp, bytes(row.value))) for row in rows]
 
     def commit(self, reads: Reads, writes: Mapping[bytes, Write]) -> None:
         now = self._now()
         deadlines = {key: deadline(write.ttl, now) for key, write in writes.items()}
-        with self._connection(commit=True) as connection:
+        with self._transaction() as connection:
             self._keep_others_out(connection)
             reads.verify(_Locked(self, connection))
             for key in sorted(writes):
@@ -157,95 +143,102 @@ class SqlStore:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _create(self) -> None:
+        try:
+            with self._connection() as connection:
+                self._statements.table.create(connection, checkfirst=True)
+        except StoreError:
+            # Processes that start together all find no table, and one of them makes it.
+            with self._connection() as connection:
+                if not sa.inspect(connection).has_table(self.name):
+                    raise
+
     @contextmanager
-    def _connection(self, *, commit: bool = False) -> Iterator[sa.Connection]:
-        """A connection in a transaction; the driver's errors become ours."""
+    def _connection(self) -> Iterator[sa.Connection]:
+        """For statements each of which is a transaction of its own, without a round trip to begin and end it."""
+        self._check_open()
+        try:
+            with self._single.connect() as connection:
+                yield connection
+                connection.commit()
+        except SQLAlchemyError as error:
+            raise self._failed(error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
         self._check_open()
         committing = False
         try:
             with self._engine.connect() as connection:
-                if commit and self._engine.dialect.name not in _UPSERTING:
+                if not self._upserts:
                     connection = connection.execution_options(isolation_level="SERIALIZABLE")
                 yield connection
                 committing = True
                 connection.commit()
         except SQLAlchemyError as error:
-            raise self._translated(error, committing) from error
+            if getattr(getattr(error, "orig", None), "sqlstate", None) == _SERIALIZATION_FAILURE:
+                raise ConflictError(f"table {self.name!r} was changed by somebody else; run it again") from error
+            if committing and isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise TransactionOutcomeUnknown(
+                    f"the connection was lost while table {self.name!r} was committed; look at what it was to write"
+                ) from error
+            raise self._failed(error) from error
 
-    def _translated(self, error: SQLAlchemyError, committing: bool) -> Exception:
-        cause = getattr(error, "orig", None)
-        if getattr(cause, "sqlstate", None) == _SERIALIZATION_FAILURE:
-            return ConflictError(f"table {self.name!r} was changed by somebody else; run the transaction again")
-        if committing and isinstance(error, DBAPIError) and error.connection_invalidated:
-            return TransactionOutcomeUnknown(f"the connection was lost while table {self.name!r} was committed")
-        return StoreError(
-            f"table {self.name!r} of a {self._engine.dialect.name} database failed: {type(error).__name__}"
-        )
+    def _failed(self, error: SQLAlchemyError) -> StoreError:
+        database = self._engine.dialect.name
+        return StoreError(f"table {self.name!r} of a {database} database failed: {type(error).__name__}; see its cause")
 
-    def _row(self, key: bytes, *columns: Any) -> Any:
+    def _row(self, statement: Any, key: bytes) -> Any:
         with self._connection() as connection:
-            return self._look(connection, key, *columns)
+            return self._look(connection, statement, key)
 
-    def _look(self, connection: sa.Connection, key: bytes, *columns: Any) -> Any:
-        statement = sa.select(*columns).where(self._columns.key == key, self._there(self._now()))
-        return connection.execute(statement).first()
+    def _look(self, connection: sa.Connection, statement: Any, key: bytes) -> Any:
+        return connection.execute(statement, {"k": key, "now": self._now()}).first()
 
-    def _pages(self, prefix: bytes, *columns: Any) -> Iterator[Any]:
+    def _pages(self, prefix: bytes, *names: str) -> Iterator[Any]:
         """The rows under a prefix, a page at a time, so that no connection is held while the caller works."""
         after: bytes | None = None
         while True:
             with self._connection() as connection:
-                rows = connection.execute(self._page(prefix, after, columns)).all()
+                rows = connection.execute(self._statements.page(prefix, after, *names), {"now": self._now()}).all()
             yield from rows
-            if len(rows) < _PAGE:
+            if len(rows) < PAGE:
                 return
             after = bytes(rows[-1].key)
 
-    def _page(self, prefix: bytes, after: bytes | None, columns: tuple[Any, ...]) -> Any:
-        key = self._columns.key
-        statement = sa.select(key, *columns).where(self._there(self._now())).order_by(key).limit(_PAGE)
-        if prefix:
-            statement = statement.where(key >= prefix)
-        if end := _end(prefix):
-            statement = statement.where(key < end)
-        return statement if after is None else statement.where(key > after)
-
-    def _there(self, now: float) -> Any:
-        return sa.or_(self._columns.ends_at.is_(None), self._columns.ends_at > now)
-
     def _write(self, connection: sa.Connection, key: bytes, write: Write, ends_at: float) -> None:
         if write.value is None:
-            connection.execute(sa.delete(self._table).where(self._columns.key == key))
+            connection.execute(self._statements.forget, {"k": key})
             return
-        values = {
+        row = {
             "key": key,
             "value": write.value,
             "ends_at": None if ends_at == FOREVER else ends_at,
             "stamp": secrets.randbits(63),
         }
-        if self._engine.dialect.name in _UPSERTING:
-            connection.execute(upsert(self._engine.dialect.name, self._table, values, once=()))
+        if self._upserts:
+            connection.execute(self._statements.upsert, row)
         else:
-            self._update_or_insert(connection, values)
+            self._update_or_insert(connection, row)
 
-    def _update_or_insert(self, connection: sa.Connection, values: dict[str, Any]) -> None:
+    def _update_or_insert(self, connection: sa.Connection, row: dict[str, Any]) -> None:
         """What an upsert does, for databases whose upsert we do not know. The new stamp makes every update a change."""
-        update = sa.update(self._table).where(self._columns.key == values["key"]).values(values)
-        if connection.execute(update).rowcount:
+        update = {"k": row["key"], **row}
+        if connection.execute(self._statements.update, update).rowcount:
             return
         try:
             with connection.begin_nested():
-                connection.execute(sa.insert(self._table).values(values))
+                connection.execute(self._statements.insert, row)
         except IntegrityError:  # somebody inserted it in between
-            connection.execute(update)
+            connection.execute(self._statements.update, update)
 
     def _keep_others_out(self, connection: sa.Connection) -> None:
         if self._engine.dialect.name == "postgresql":
-            quoted = connection.dialect.identifier_preparer.format_table(self._table)
+            quoted = connection.dialect.identifier_preparer.format_table(self._statements.table)
             connection.execute(sa.text(f"LOCK TABLE {quoted} IN SHARE ROW EXCLUSIVE MODE"))
         elif self._engine.dialect.name == "sqlite":
             # A statement that writes takes the file's lock before it looks, whatever the driver's idea of BEGIN is.
-            connection.execute(sa.update(self._table).where(sa.false()).values(stamp=0))
+            connection.execute(sa.update(self._statements.table).where(sa.false()).values(stamp=0))
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
@@ -263,15 +256,10 @@ class _Locked:
         self._connection = connection
 
     def stamp(self, key: bytes) -> int | None:
-        row = self._store._look(self._connection, key, self._store._columns.stamp)
+        row = self._store._look(self._connection, self._store._statements.stamp, key)
         return None if row is None else int(row.stamp)
 
     def stamps(self, prefix: bytes) -> Stamps:
-        statement = self._store._page(prefix, None, (self._store._columns.stamp,)).limit(None)
-        return tuple((bytes(row.key), row.stamp) for row in self._connection.execute(statement))
-
-
-def _end(prefix: bytes) -> bytes:
-    """The first key after all that begin with the prefix; empty if there is none."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
+        statement = self._store._statements.page(prefix, None, "stamp").limit(None)
+        rows = self._connection.execute(statement, {"now": self._store._now()})
+        return tuple((bytes(row.key), row.stamp) for row in rows)

@@ -18,14 +18,17 @@ from .columns import add_column, alter_column, drop_column, leftover_helpers
 from .compare import compare, managed_tables, wanted
 from .constraints import checks_of, create_foreign_key, create_index, create_unique, fk_name, missing_checks, unproven
 from .enums import enum_labels, enum_types
+from .extensions import missing_extensions
 from .facts import read_facts
 from .names import column_names, for_text, full
 from .operations import execute
 from .options import MigrateOptions
+from .own import fence_tables
 from .partitions import create_partitions
 from .replaced import Replaced
 from .scope import Judged, Scope, in_order
 from .steps import Plan, Refusal, Step
+from .triggers import notifier, triggers
 from .types import plain
 
 _COMMENTS = (ops.CreateTableCommentOp, ops.DropTableCommentOp)
@@ -40,7 +43,20 @@ def make_plan(
     facts = read_facts(connection, {table.schema for table in found.values()} or {None})
     tables = managed_tables(found, facts)
     scope = Scope(for_text(connection.dialect), facts, tables, options or MigrateOptions())
-    return plan_of(scope, compare(connection, metadatas, facts, tables))
+    found_plan = plan_of(scope, compare(connection, metadatas, facts, tables))
+    return Plan((*fence_tables(connection, scope.options.fence_shards), *found_plan.steps), found_plan.refused)
+
+
+def partition_plan(
+    connection: sa.Connection, metadatas: Iterable[sa.MetaData], options: MigrateOptions | None = None
+) -> Plan:
+    """The partitions that existing tables will need, whoever versions the schema. Reads only."""
+    found = wanted(metadatas)
+    facts = read_facts(connection, {table.schema for table in found.values()} or {None})
+    tables = managed_tables(found, facts)
+    scope = Scope(for_text(connection.dialect), facts, tables, options or MigrateOptions())
+    judged = (item for name, table in tables.items() if scope.exists(name) for item in create_partitions(scope, table))
+    return Plan(tuple(item for item in judged if isinstance(item, Step)))
 
 
 def plan_of(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Plan:
@@ -55,14 +71,14 @@ def plan_of(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Plan:
 def _with_half_made(scope: Scope, found: Sequence[ops.MigrateOperation]) -> list[ops.MigrateOperation]:
     """An invalid index is as good as missing, but to Alembic it is there, sometimes even as it should be."""
     invalid = scope.facts.invalid_indexes
-    kept = [op for op in found if not (isinstance(op, ops.DropIndexOp) and _place(op) in invalid)]
-    known = {_place(op) for op in kept if isinstance(op, ops.CreateIndexOp)}
     indexes = (index for table in scope.tables.values() for index in table.indexes)
     places = {
         (index.table.fullname, str(scope.names.constraint(index))): index
         for index in indexes
         if index.table is not None
     }
+    kept = [op for op in found if not (isinstance(op, ops.DropIndexOp) and _place(op) in invalid & set(places))]
+    known = {_place(op) for op in kept if isinstance(op, ops.CreateIndexOp)}
     return kept + [ops.CreateIndexOp.from_index(places[place]) for place in sorted((invalid & set(places)) - known)]
 
 
@@ -73,14 +89,12 @@ def _place(operation: Any) -> tuple[str, str]:
 def _first(scope: Scope) -> Judged:
     if not scope.postgres:
         return []
-    extensions = [name for name in scope.options.extensions if name not in scope.facts.extensions]
-    steps = [Step(f"create extension {n}", execute(f'CREATE EXTENSION IF NOT EXISTS "{n}"')) for n in extensions]
     schemas = {table.schema for table in scope.tables.values() if table.schema}
     made = [
         Step(f"create schema {name}", execute(f"CREATE SCHEMA {scope.quoted(name)}"))
         for name in sorted(schemas - scope.facts.schemas)
     ]
-    return [*steps, *made, *enum_types(scope), *enum_labels(scope)]
+    return [*missing_extensions(scope), *made, *enum_types(scope), *enum_labels(scope), *notifier(scope)]
 
 
 def _last(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Judged:
@@ -90,6 +104,7 @@ def _last(scope: Scope, operations: Sequence[ops.MigrateOperation]) -> Judged:
         judged += create_partitions(scope, table)
         if scope.exists(name):
             judged += missing_checks(scope, table, inlined)
+        judged += triggers(scope, table)
     altered = {
         (full(op.table_name, op.schema), op.column_name) for op in operations if isinstance(op, ops.AlterColumnOp)
     }
@@ -161,6 +176,8 @@ class _Planner:
     def _drop_index(self, operation: ops.DropIndexOp) -> Judged:
         table = full(operation.table_name or "?", operation.schema)
         name = str(operation.index_name)
+        if (table, name) in self._scope.facts.invalid_indexes:
+            return [rules.half_made_index(table, name, self._scope.quoted(operation.schema, name))]
         return [rules.drop_index(table, name, self._scope.quoted(operation.schema, name))]
 
     def _drop_constraint(self, operation: ops.DropConstraintOp) -> Judged:
@@ -206,6 +223,7 @@ def _creation(scope: Scope, table: sa.Table, later: list[sa.ForeignKeyConstraint
     """CREATE TABLE with column types that exist already, and without the foreign keys that come later."""
     left_out = {tuple(key.column_keys) for key in later}
     clone = table.to_metadata(sa.MetaData(naming_convention=table.metadata.naming_convention))
+    clone.info = {}  # what we note there is of no use in a revision file
     for column in clone.columns:
         if scope.postgres:
             column.type = _typed(scope, column)

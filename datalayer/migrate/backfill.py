@@ -1,12 +1,13 @@
 """Fills a column in batches of rows, in key order, each in a transaction of its own: stop it, run it again, it goes on.
 
 A row that is done is not NULL any more, so a second run passes it by. No batch waits for another's rows longer than the
-lock time-out, and none holds more than its own rows.
+lock time-out, and none holds more than its own rows, for about a tenth of a second: batches shrink where rows are slow.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from .steps import Batches
 log = logging.getLogger("datalayer.migrate")
 
 Key = Sequence[Any]
+
+_FIRST = 500
+_LONGEST = 0.1  # seconds
 
 
 def backfill(engine: sa.Engine, attribute: Any, value: Any, options: MigrateOptions) -> int:
@@ -60,13 +64,23 @@ def fill(connection: sa.Connection, what: Batches, options: MigrateOptions, text
     total = _estimate(connection, what.table) if options.progress else 0
     after: Key | None = None
     seen = filled = 0
-    while keys := _keys(connection, what, after, options.batch_size):
+    size = min(options.batch_size, _FIRST)
+    while keys := _keys(connection, what, after, size):
+        began = time.monotonic()
         filled += _patient_update(connection, what, (keys[0], keys[-1]), options, text)
         after, seen = keys[-1], seen + len(keys)
+        size = _next_size(size, time.monotonic() - began, options.batch_size)
         if options.progress is not None:
             options.progress(text, seen, max(total, seen))
     log.info("%s: %d of %d rows", text, filled, seen)
     return filled
+
+
+def _next_size(size: int, took: float, largest: int) -> int:
+    """As many rows as are filled in about ``_LONGEST`` seconds: writers of those rows wait that long."""
+    if took > _LONGEST:
+        return max(size // 2, 1)
+    return min(size * 2, largest) if took < _LONGEST / 3 else size
 
 
 def _keys(connection: sa.Connection, what: Batches, after: Key | None, size: int) -> list[Key]:

@@ -195,6 +195,8 @@ def _alter_type(scope: Scope, operation: ops.AlterColumnOp) -> Judged:
         return [Step(f"widen column {table}.{operation.column_name} to {wanted}", execute(sql))]
     if not scope.postgres:
         return [rules.sqlite_rebuild(table, operation.column_name, f"change the type {found} to {wanted}")]
+    if widens(wanted, found):
+        return [rules.narrower(table, operation.column_name, found, wanted)]
     return [rules.change_type(table, operation.column_name, quoted, name, found, wanted)]
 
 

@@ -22,7 +22,7 @@ def create_index(scope: Scope, operation: ops.CreateIndexOp) -> Judged:
     assert name is not None
     text = f"create index {name} on {table}"
     if not scope.exists(table):
-        return [Step(text, operation)]
+        return [Step(text, operation, follows=True)]
     half_made = (table, name) in scope.facts.invalid_indexes
     if (table, name) in scope.facts.indexes and not half_made:
         return []  # an index on an expression, which is compared by name only

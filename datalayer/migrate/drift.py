@@ -17,9 +17,9 @@ from .steps import Refusal, is_own
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """``missing``: what ``migrate()`` would add. ``different``: what the models need and no safe step gives.
-    ``extra``: what the tables have beyond the models. ``strangers``: tables that no model names. False if the models
-    fit; what is extra and who is a stranger does not count.
+    """``missing``: what ``migrate()`` would add, partitions of the time to come aside. ``different``: what the models
+    need and no safe step gives. ``extra``: what the tables have beyond the models. ``strangers``: tables that no model
+    names. False if the models fit; what is extra and who is a stranger does not count.
     """
 
     missing: tuple[str, ...] = ()
@@ -46,9 +46,8 @@ def find_drift(engine: sa.Engine, metadatas: Iterable[sa.MetaData]) -> Drift:
         # Who adds what is missing, Alembic or migrate(), makes no difference here.
         facts = replace(read_facts(connection, schemas), alembic_version=None)
         tables = managed_tables(found, facts)
-        plan = plan_of(
-            Scope(for_text(connection.dialect), facts, tables), compare(connection, metadatas, facts, tables)
-        )
+        scope = Scope(for_text(connection.dialect), facts, tables, coming=False)
+        plan = plan_of(scope, compare(connection, metadatas, facts, tables))
         connection.rollback()
     extra = tuple(refusal for refusal in plan.refused if not refusal.blocking)
     missing = tuple(step.text for step in plan.steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import rules
 from .names import full, literal
-from .operations import execute
+from .operations import execute, outside
 from .scope import Judged, Scope
 from .steps import Step
 from .types import create_type, enums_of
@@ -43,7 +43,7 @@ def _labels(name: str, quoted: str, wanted: list[str], found: list[str]) -> Judg
         # Everything before it is there by now, for the labels are added in the order of the models.
         place = f" AFTER {literal(wanted[position - 1])}" if position else _before(known)
         sql = f"ALTER TYPE {quoted} ADD VALUE IF NOT EXISTS {literal(label)}{place}"
-        judged.append(Step(f"add label {label} to {name}", execute(sql)))
+        judged.append(Step(f"add label {label} to {name}", outside(sql)))
         known.append(label)
     return judged + [rules.drop_enum_label(name, label) for label in found if label not in wanted]
 

@@ -4,13 +4,24 @@ CHECKs, enum labels, partitioned tables, views."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from .names import full
+
+
+class ForeignKey(NamedTuple):
+    """A foreign key as it acts, whatever its name is."""
+
+    table: str
+    columns: tuple[str, ...]
+    referred: str
+    ondelete: str
+    onupdate: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +37,13 @@ class Facts:
     indexes: frozenset[tuple[str, str]] = frozenset()
     attached: frozenset[tuple[str, str]] = frozenset()
     unproven: frozenset[tuple[str, str]] = frozenset()
+    foreign_keys: frozenset[ForeignKey] = frozenset()  # of SQLite, where reflection overlooks actions
     checks: dict[str, dict[str, str]] = field(default_factory=dict)
     enums: dict[str, list[str]] = field(default_factory=dict)
     extensions: frozenset[str] = frozenset()
     schemas: frozenset[str] = frozenset()
+    triggers: Mapping[str, frozenset[str]] = field(default_factory=dict)  # ours, by table
+    notifier: str | None = None  # the body of the function that they call
     alembic_version: str | None = None
     today: date | None = None
 
@@ -44,7 +58,7 @@ def read_facts(connection: sa.Connection, schemas: set[str | None]) -> Facts:
 
 
 def _generic(connection: sa.Connection, schemas: set[str | None]) -> Facts:
-    inspector = sa.inspect(connection)
+    inspector, sqlite = sa.inspect(connection), connection.dialect.name == "sqlite"
     tables = {full(name, schema) for schema in schemas for name in inspector.get_table_names(schema)}
     views = {full(name, schema) for schema in schemas for name in inspector.get_view_names(schema)}
     checks: dict[str, dict[str, str]] = {}
@@ -53,7 +67,8 @@ def _generic(connection: sa.Connection, schemas: set[str | None]) -> Facts:
     return Facts(
         tables=frozenset(tables),
         views=frozenset(views),
-        indexes=frozenset(_sqlite_indexes(connection)) if connection.dialect.name == "sqlite" else frozenset(),
+        indexes=frozenset(_sqlite_indexes(connection)) if sqlite else frozenset(),
+        foreign_keys=frozenset(_sqlite_keys(connection)) if sqlite else frozenset(),
         checks=checks,
         alembic_version=_alembic_version(connection, "alembic_version" in tables),
     )
@@ -63,6 +78,21 @@ def _sqlite_indexes(connection: sa.Connection) -> list[tuple[str, str]]:
     # From the master table: reflection leaves out indexes on expressions.
     rows = connection.execute(sa.text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'"))
     return [(table, name) for table, name in rows]
+
+
+def _sqlite_keys(connection: sa.Connection) -> Iterator[ForeignKey]:
+    # Reflection finds no name and no action of a key that came with ALTER TABLE ADD COLUMN.
+    found: dict[tuple[str, int], list[sa.Row[Any]]] = defaultdict(list)
+    for row in connection.execute(sa.text(_SQLITE_KEYS)):
+        found[row.name, row.id].append(row)
+    for (table, _), parts in found.items():
+        first = parts[0]
+        yield ForeignKey(table, tuple(part.column for part in parts), first.referred, first.on_delete, first.on_update)
+
+
+_SQLITE_KEYS = """
+SELECT m.name, f.id, f."from" AS "column", f."table" AS referred, f.on_delete, f.on_update
+FROM sqlite_master m, pragma_foreign_key_list(m.name) f WHERE m.type = 'table' ORDER BY 1, 2, f.seq"""
 
 
 def _alembic_version(connection: sa.Connection, there: bool) -> str | None:
@@ -91,6 +121,12 @@ WHERE k.contype IN ('c', 'f') AND n.nspname = ANY(:schemas)"""
 _ENUMS = """
 SELECT n.nspname, t.typname, array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_type t
 JOIN pg_enum e ON e.enumtypid = t.oid JOIN pg_namespace n ON n.oid = t.typnamespace GROUP BY 1, 2"""
+
+_TRIGGERS = r"""
+SELECT n.nspname, c.relname, array_agg(t.tgname::text) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.tgname LIKE 'datalayer\_%' AND NOT t.tgisinternal AND n.nspname = ANY(:schemas) GROUP BY 1, 2"""
+_NOTIFIER = "SELECT prosrc FROM pg_proc WHERE oid = to_regproc('datalayer_notify')"
 
 
 def _postgres(connection: sa.Connection, schemas: set[str | None]) -> Facts:
@@ -125,6 +161,8 @@ def _postgres(connection: sa.Connection, schemas: set[str | None]) -> Facts:
         enums={full(n, None if s == default else s): labels for s, n, labels in connection.execute(sa.text(_ENUMS))},
         schemas=frozenset(connection.scalars(sa.text("SELECT nspname FROM pg_namespace"))),
         extensions=frozenset(connection.scalars(sa.text("SELECT extname FROM pg_extension"))),
+        triggers={named(s, t): frozenset(f) for s, t, f in connection.execute(sa.text(_TRIGGERS), wanted)},
+        notifier=connection.scalar(sa.text(_NOTIFIER)),
         alembic_version=_alembic_version(connection, "alembic_version" in tables),
         today=connection.scalar(sa.text("SELECT (now() AT TIME ZONE 'UTC')::date")),
     )

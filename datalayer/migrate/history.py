@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from .names import full
 Kind = Literal["sql", "models", "alembic"]
 DEFAULT_TABLE = "schema_migrations"
 
-State = Literal["applied", "pending", "dirty", "edited", "missing", "out-of-order"]
+State = Literal["applied", "pending", "dirty", "edited", "missing", "out-of-order", "running", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,10 @@ class MigrationRecord:
 
     ``state``: ``applied``; ``pending``; ``dirty`` (begun outside of a transaction and not ended); ``edited`` (the file
     is not what was run); ``missing`` (run, and there is no such file); ``out-of-order`` (pending, and a later one has
-    been applied). ``version`` has the digits of the file name or the revision. ``duration_ms`` is None if unknown.
+    been applied); of steps for the models ``running`` and ``interrupted`` (begun outside of a transaction, and a
+    process is at it, or none is any more: the next run does it again).
+
+    ``version`` has the digits of the file name or the revision. ``duration_ms`` is None if unknown.
     """
 
     kind: Kind
@@ -39,6 +42,14 @@ class MigrationRecord:
     state: State
     applied_at: datetime | None
     duration_ms: int | None
+
+    def __str__(self) -> str:
+        when = f" {self.applied_at:%Y-%m-%d %H:%M:%S} in {self.duration_ms} ms" if self.applied_at else ""
+        return f"{self.kind} {self.version} {self.name}: {self.state}{when}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the moment is a datetime."""
+        return asdict(self)
 
 
 class History:
@@ -73,11 +84,24 @@ class History:
         of_kind = sa.select(self.table).where(self.table.c.kind == kind)
         return list(connection.execute(of_kind.order_by(self.table.c.version)).all())
 
-    def record_step(self, connection: sa.Connection, text: str, seconds: float) -> None:
-        """Note a step that was taken for the models."""
+    def record_step(self, connection: sa.Connection, text: str, seconds: float = 0.0, *, dirty: bool = False) -> int:
+        """Note a step that was taken for the models, or, if ``dirty``, is begun; the number that it has from now on."""
         table = self.table
         last = sa.select(sa.func.coalesce(sa.func.max(table.c.version), 0)).where(table.c.kind == "models")
-        self.insert(connection, "models", int(connection.scalar(last) or 0) + 1, text, seconds=seconds)
+        version = int(connection.scalar(last) or 0) + 1
+        self.insert(connection, "models", version, text, seconds=seconds, dirty=dirty)
+        return version
+
+    def end_step(self, connection: sa.Connection, version: int, seconds: float) -> None:
+        """Note that a step that was begun is done."""
+        values = {"dirty": False, "duration_ms": round(seconds * 1000)}
+        connection.execute(sa.update(self.table).where(*self._one("models", version)).values(values))
+
+    def forget_interrupted(self, connection: sa.Connection) -> None:
+        """Steps that were begun and not done: the plan says now what is left of them. The caller holds the lock."""
+        if self.exists(connection):
+            table = self.table
+            connection.execute(sa.delete(table).where(table.c.kind == "models", table.c.dirty))
 
     def insert(
         self,
@@ -107,14 +131,14 @@ class History:
 
     def update(self, connection: sa.Connection, version: int, **values: Any) -> None:
         """Change what is noted of one file."""
-        connection.execute(sa.update(self.table).where(*self._file(version)).values(values))
+        connection.execute(sa.update(self.table).where(*self._one("sql", version)).values(values))
 
     def forget(self, connection: sa.Connection, version: int) -> None:
         """One file was taken back."""
-        connection.execute(sa.delete(self.table).where(*self._file(version)))
+        connection.execute(sa.delete(self.table).where(*self._one("sql", version)))
 
-    def _file(self, version: int) -> tuple[sa.ColumnElement[bool], ...]:
-        return self.table.c.kind == "sql", self.table.c.version == version
+    def _one(self, kind: Kind, version: int) -> tuple[sa.ColumnElement[bool], ...]:
+        return self.table.c.kind == kind, self.table.c.version == version
 
 
 def _table(name: str, schema: str | None) -> sa.Table:

@@ -74,13 +74,21 @@ def _postgres(connection: sa.Connection, wait: float, lock_timeout: float) -> No
     _patience(connection, lock_timeout)
 
 
-_HOLDER = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = :key AND classid = 0"
+_HOLDER = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = :key AND classid = 0 "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def migrator(connection: sa.Connection) -> int | None:
+    """The backend that migrates this PostgreSQL database now, if there is one."""
+    found: int | None = connection.scalar(sa.text(_HOLDER), {"key": _KEY})
+    return found
 
 
 def _held(connection: sa.Connection, wait: float) -> str:
-    holder = connection.scalar(sa.text(_HOLDER), {"key": _KEY})
     return (
-        f"another process (backend {holder}) has been migrating this database for {wait:g} s; "
+        f"another process (backend {migrator(connection)}) has been migrating this database for {wait:g} s; "
         "wait for it to end, or look at it in pg_stat_activity"
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
+from .compare import flat
 from .steps import Step
 
 _PATIENCE = "SET lock_timeout = '{0:g}s';\nSET statement_timeout = 0;\n"
@@ -24,20 +26,23 @@ def render(dialect: sa.Dialect, steps: Iterable[Step], *, lock_timeout: float = 
     postgres = dialect.name == "postgresql"
     if postgres:
         buffer.write(_PATIENCE.format(lock_timeout))
-    for step in steps:
-        _write(buffer, operations, step, transaction=postgres and not step.concurrently)
+    found = list(steps)
+    for step, after in zip_longest(found, found[1:]):
+        buffer.write(f"\n-- {step.text}{' (in batches)' if step.batches else ''}\n")
+        if step.replaces is not None:
+            buffer.write(f"DROP INDEX CONCURRENTLY IF EXISTS {step.replaces};\n")
+        transaction = postgres and not step.concurrently
+        buffer.write("BEGIN;\n" if transaction and not step.follows else "")
+        _write(buffer, operations, step)
+        buffer.write("COMMIT;\n" if transaction and not (after and after.follows) else "")
     return buffer.getvalue()
 
 
-def _write(buffer: io.StringIO, operations: Operations, step: Step, *, transaction: bool) -> None:
-    buffer.write(f"\n-- {step.text}{' (in batches)' if step.batches else ''}\n")
-    if step.replaces is not None:
-        buffer.write(f"DROP INDEX CONCURRENTLY IF EXISTS {step.replaces};\n")
-    buffer.write("BEGIN;\n" if transaction else "")
+def _write(buffer: io.StringIO, operations: Operations, step: Step) -> None:
     at = buffer.tell()
-    operations.invoke(step.operation)
+    for operation in flat([step.operation]):
+        operations.invoke(operation)
     written = buffer.getvalue()[at:]
     buffer.seek(at)
     buffer.truncate()
     buffer.write("\n".join(line for line in written.splitlines() if line.strip()) + "\n")
-    buffer.write("COMMIT;\n" if transaction else "")

@@ -37,7 +37,12 @@ class ConcurrentIndexOp(ops.CreateIndexOp):
 
 
 class OutsideOp(ops.ExecuteSQLOp):
-    """SQL that PostgreSQL runs outside of a transaction only."""
+    """SQL that must be committed before what follows can use it: a revision runs it outside of its transaction."""
+
+
+def outside(sql: str) -> OutsideOp:
+    """As :func:`execute`, in a revision outside of its transaction."""
+    return OutsideOp(execute(sql).sqltext)
 
 
 def _outside(lines: str) -> str:

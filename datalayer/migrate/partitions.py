@@ -66,6 +66,8 @@ def create_partitions(scope: Scope, table: sa.Table) -> Judged:
     clause = table.kwargs.get("postgresql_partition_by")
     if not (scope.postgres and clause) or (scope.exists(table.fullname) and not _partitioned(scope, table)):
         return []
+    if not scope.coming and scope.facts.partitions_of(table.fullname):
+        return []
     quoted = scope.quoted(table.schema, table.name)
     judged: Judged = []
     for part in _wanted(scope, table, str(clause)):

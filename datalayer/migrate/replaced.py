@@ -12,6 +12,7 @@ from typing import Any
 from alembic.operations import ops
 
 from . import rules
+from .facts import ForeignKey
 from .names import column_names
 from .scope import Judged, Scope
 
@@ -95,12 +96,19 @@ class Replaced:
         met = self._keys.get((table, tuple(operation.local_cols))) or self._constraints.get((table, name))
         if not self._forget(met):
             return None
-        return [rules.constraint_differs(table, str(met.constraint_name if met else name), quoted)]
+        if _acts_as(operation, table) in self._scope.facts.foreign_keys:
+            return []
+        return [rules.constraint_differs(table, str((met and met.constraint_name) or name), quoted)]
 
     def _forget(self, met: Any) -> bool:
         if met is not None:
             self._met.add(id(met))
         return met is not None
+
+
+def _acts_as(operation: ops.CreateForeignKeyOp, table: str) -> ForeignKey:
+    actions = (str(operation.kw.get(name) or "NO ACTION").upper() for name in ("ondelete", "onupdate"))
+    return ForeignKey(table, tuple(operation.local_cols), operation.referent_table, *actions)
 
 
 def _columns_of(operation: ops.CreateIndexOp) -> tuple[str, ...]:

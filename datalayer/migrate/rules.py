@@ -35,6 +35,15 @@ def drop_index(table: str, index: str, quoted_index: str) -> Refusal:
     )  # fmt: skip
 
 
+def half_made_index(table: str, index: str, quoted_index: str) -> Refusal:
+    return Refusal.of(
+        "half-made-index", table, index,
+        "its build was stopped and no model has it: writes pay for it and no query uses it",
+        ("see in pg_stat_activity that nobody is building it", f"DROP INDEX CONCURRENTLY {quoted_index}"),
+        blocking=False,
+    )  # fmt: skip
+
+
 def drop_constraint(table: str, name: str, quoted: str, quoted_name: str) -> Refusal:
     return Refusal.of(
         "drop-constraint", table, name, "rows that break it could appear",
@@ -93,6 +102,20 @@ def change_type(table: str, column: str, quoted: str, name: str, found: str, wan
             f"{_IN_FILE}: ALTER TABLE {quoted} DROP COLUMN {name}",
         ),
         blocking=True,
+    )  # fmt: skip
+
+
+def drop_trigger(table: str, name: str, quoted: str) -> Refusal:
+    return Refusal.of(
+        "drop-trigger", table, name, "no policy asks for it, and processes of an older release may listen",
+        (f"{_IN_FILE}: DROP TRIGGER {name} ON {quoted}",), blocking=False,
+    )  # fmt: skip
+
+
+def narrower(table: str, column: str, found: str, wanted: str) -> Refusal:
+    return Refusal.of(
+        "narrower-type", table, column, f"its type is {found}, the models say {wanted}, which holds less",
+        ("leave it", "or deploy code that checks what it writes, and add a CHECK of that"), blocking=False,
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 
-from .additive import make_plan
+from .additive import make_plan, partition_plan
 from .backfill import fill
+from .compare import flat
 from .history import History
 from .lock import only_migrator
 from .names import Names
@@ -61,16 +62,33 @@ def create_missing(
     the next run finishes. MigrationLockedError if another migrator does not end in ``options.wait`` seconds,
     MigrationError if a step fails; the steps before it stay.
     """
-    metadatas, options = list(metadatas), options or MigrateOptions()
+    return _run(engine, metadatas, options or MigrateOptions(), make_plan)
+
+
+def create_coming(
+    engine: sa.Engine, metadatas: Iterable[sa.MetaData], options: MigrateOptions | None = None
+) -> MigrationReport:
+    """Create only the partitions that existing tables will need, also where Alembic versions the schema. Idempotent.
+
+    For a daily job. Errors as for :func:`create_missing`.
+    """
+    return _run(engine, metadatas, options or MigrateOptions(), partition_plan)
+
+
+_Planner = Callable[[sa.Connection, Iterable[sa.MetaData], MigrateOptions], Plan]
+
+
+def _run(
+    engine: sa.Engine, metadatas: Iterable[sa.MetaData], options: MigrateOptions, planner: _Planner
+) -> MigrationReport:
     history = History(options.table)
     with only_migrator(engine, wait=options.wait, lock_timeout=options.lock_timeout) as connection:
-        found = make_plan(connection, metadatas, options)
+        found = planner(connection, list(metadatas), options)
+        history.forget_interrupted(connection)
         if found.steps:
             history.prepare(connection)
         for step in found.steps:
-            took = timed(lambda step=step: apply(connection, step, options))  # type: ignore[misc]
-            history.record_step(connection, step.text, took)
-            log.info("migrated: %s (%.0f ms)", step.text, took * 1000)
+            _recorded(connection, step, options, history)
     for refusal in found.refused:
         log.warning("not migrated: %s", refusal)
     return _report(found)
@@ -79,6 +97,17 @@ def create_missing(
 def _report(found: Plan) -> MigrationReport:
     rewritten = tuple(dict.fromkeys(step.batches.fullname for step in found.steps if step.batches))
     return MigrationReport(tuple(step.text for step in found.steps), found.refused, rewritten)
+
+
+def _recorded(connection: sa.Connection, step: Step, options: MigrateOptions, history: History) -> None:
+    """Take a step and note it; what is not atomic also before it is begun, so that a kill can be seen."""
+    begun = None if step.atomic else history.record_step(connection, step.text, dirty=True)
+    took = timed(lambda: apply(connection, step, options))
+    if begun is None:
+        history.record_step(connection, step.text, took)
+    else:
+        history.end_step(connection, begun, took)
+    log.info("migrated: %s (%.0f ms)", step.text, took * 1000)
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -124,4 +153,6 @@ def _drop_half_made(connection: sa.Connection, step: Step) -> None:
 
 
 def _invoke(connection: sa.Connection, step: Step) -> None:
-    Operations(MigrationContext.configure(connection)).invoke(step.operation)
+    operations = Operations(MigrationContext.configure(connection))
+    for operation in flat([step.operation]):
+        operations.invoke(operation)

@@ -18,12 +18,14 @@ Judged = list[Step | Refusal]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Read only. ``tables`` are the models' tables by full name."""
+    """Read only. ``tables`` are the models' tables by full name. ``coming``: whether a partitioned table that has
+    partitions gets those of the time to come as well."""
 
     dialect: sa.Dialect
     facts: Facts
     tables: Mapping[str, sa.Table]
     options: MigrateOptions = field(default_factory=MigrateOptions)
+    coming: bool = True
 
     @property
     def postgres(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from .history import History, MigrationRecord, State
+from .lock import migrator
 from .sqlfiles import MigrationFile, read_directory
 
 
@@ -54,7 +55,11 @@ def _recorded(row: sa.Row[tuple[object, ...]], state: State, version: str) -> Mi
 
 
 def _steps(connection: sa.Connection, history: History) -> list[MigrationRecord]:
-    return [_recorded(row, "applied", str(row.version)) for row in history.rows(connection, "models")]
+    rows = history.rows(connection, "models")
+    begun: State = "interrupted"
+    if connection.dialect.name == "postgresql" and any(row.dirty for row in rows) and migrator(connection):
+        begun = "running"
+    return [_recorded(row, begun if row.dirty else "applied", str(row.version)) for row in rows]
 
 
 def _revisions(connection: sa.Connection) -> list[MigrationRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from alembic.operations import ops
 
@@ -48,6 +48,7 @@ class Step:
     earlier run that has this step's name. ``scans``: reads the whole table under a lock that lets writers go on, so it
     may take long. ``batches``: repeated until no row is left; the operation is what offline SQL shows.
     ``undo``: what a downgrade of Alembic does; it takes back the whole group of steps that this one begins.
+    ``follows``: it is about the new table of the step before, so that SQL text has both in one transaction.
     """
 
     text: str
@@ -58,6 +59,12 @@ class Step:
     scans: bool = False
     batches: Batches | None = None
     undo: ops.MigrateOperation | None = None
+    follows: bool = False
+
+    @property
+    def atomic(self) -> bool:
+        """Whether it is done as a whole or not at all."""
+        return not self.concurrently and self.batches is None
 
 
 class Refusal(str):
@@ -85,6 +92,10 @@ class Refusal(str):
         made.rule, made.table, made.column, made.reason = rule, table, item, reason
         made.steps, made.blocking = steps, blocking
         return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in ("rule", "table", "column", "reason", "steps", "blocking")}
 
 
 @dataclass(frozen=True, slots=True)

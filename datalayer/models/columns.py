@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -170,6 +170,25 @@ def column_flags(column: Column[Any]) -> ColumnFlags:
     for flag, value in found.items():
         _check_flag(column, flag, value)
     return ColumnFlags(**found)
+
+
+def indispensable(mapper: Mapper[Any], given: Iterable[str]) -> list[str]:
+    """The attributes without which a row cannot be inserted and that are not among those given."""
+    known = set(given)
+    return [
+        prop.key
+        for prop in mapper.column_attrs
+        if prop.key not in known and isinstance(prop.columns[0], Column) and _must_be_given(mapper, prop.columns[0])
+    ]
+
+
+def _must_be_given(mapper: Mapper[Any], item: Column[Any]) -> bool:
+    if item.nullable or item.default is not None or item.server_default is not None:
+        return False
+    flags = column_flags(item)
+    if flags.auto_now or flags.auto_now_add or item is mapper.version_id_col:
+        return False
+    return item is not item.table.autoincrement_column and item is not mapper.polymorphic_on
 
 
 def check_columns(mapper: Mapper[Any], *, allow_plaintext: bool = False, has_keys: bool = False) -> None:

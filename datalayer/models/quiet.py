@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from ..config.forget import forget_locals
 from .sealed import encrypted_attributes
 
 C = TypeVar("C", bound=type[Any])
@@ -40,15 +40,3 @@ def _quiet(method: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return quiet
-
-
-def forget_locals(error: BaseException) -> None:
-    """Clear the local variables of the frames that an exception, and whatever led to it, came through."""
-    todo: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while todo:
-        found = todo.pop()
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            traceback.clear_frames(found.__traceback__)  # leaves frames alone that are still running
-            todo += (found.__cause__, found.__context__)

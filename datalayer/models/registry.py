@@ -141,6 +141,8 @@ class Registry:
         policy = policies.policy_of(cls)
         check_columns(mapper, allow_plaintext=self._allow_plaintext, has_keys=self._has_keys)
         _check_partition(mapper, policy.partition_by)
+        if policy.external_writes:
+            _tell_writes(mapper)
         tagged_columns(mapper, policy.query_tags)
         for index in policy.indexes:
             _add_index(mapper, index)
@@ -256,8 +258,16 @@ def _check_partition(mapper: Mapper[Any], name: str | None) -> None:
 
 def _partition(column: Column[Any]) -> None:
     # What migrations read; a clause that the model wrote itself stays.
-    if isinstance(column.table, Table):
-        column.table.kwargs.setdefault("postgresql_partition_by", f"RANGE ({column.name})")
+    # (setdefault would find the dialect's own default, None, and leave it.)
+    if isinstance(column.table, Table) and column.table.kwargs.get("postgresql_partition_by") is None:
+        column.table.kwargs["postgresql_partition_by"] = f"RANGE ({column.name})"
+
+
+def _tell_writes(mapper: Mapper[Any]) -> None:
+    # What migrations read: they install the triggers.
+    for table in mapper.tables:
+        if isinstance(table, Table):
+            table.info["datalayer"] = {**table.info.get("datalayer", {}), "external_writes": True}
 
 
 def _add_index(mapper: Mapper[Any], index: policies.Index) -> None:

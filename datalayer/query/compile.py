@@ -20,7 +20,20 @@ def to_select(query: Any, model: type[Any], *, default_limit: bool = True) -> sa
         return query.to_select(default_limit=default_limit)
     if not isinstance(query, sa.Select):
         raise QueryError(f"got {type(query).__name__!r}; expected Q({model.__name__}) or select({model.__name__})")
-    entities = [description["entity"] for description in query.column_descriptions]
-    if len(entities) != 1 or not isinstance(entities[0], type) or not issubclass(entities[0], model):
+    found = query.column_descriptions
+    if len(found) != 1 or found[0]["expr"] is not found[0]["entity"] or not _is_of(found[0]["entity"], model):
         raise QueryError(f"the select is not of {model.__name__} alone; write select({model.__name__})")
     return query
+
+
+def _is_of(entity: Any, model: type[Any]) -> bool:
+    return isinstance(entity, type) and issubclass(entity, model)
+
+
+def is_query(value: Any) -> bool:
+    return isinstance(value, Q | sa.Select)
+
+
+def is_cacheable(query: Any) -> bool:
+    """Whether a cache may answer: not what the database was asked for, nor rows of single columns."""
+    return not (isinstance(query, Q) and (query.bypass or query.shape is not None))

@@ -19,6 +19,7 @@ from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, Grouping
 from sqlalchemy.sql.functions import FunctionElement
 
+from ..crypto.column import BlindMatch
 from ..models.schema import Schema
 from ..models.tagged import tagged_columns
 
@@ -43,7 +44,7 @@ _PURE = frozenset(
         "replace",
         "round",
     ]
-) | frozenset(("row_number", "rank", "rtrim", "sign", "substr", "substring", "sum", "trim", "upper"))
+) | frozenset(("row_number", "rank", "rtrim", "sign", "substr", "substring", "sum", "trim", "upper", BlindMatch.name))
 
 _PLAIN = (str, bytes, int, float, bool, type(None), decimal.Decimal, uuid.UUID, dt.date, dt.time, dt.timedelta)
 

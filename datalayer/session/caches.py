@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -21,7 +23,8 @@ class Caches:
 
     ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root
     class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
-    of a table by role (None: there is no such table yet). ``results`` are those of cached queries.
+    of a table by role (None: there is no such table yet). ``results`` are those of cached queries. ``failures`` counts
+    errors that nobody was told of; ``watching`` frees a driver's connection that gets no answer.
     """
 
     def __init__(
@@ -35,6 +38,8 @@ class Caches:
         member: Callable[[object], bool],
         row_security: Callable[[sa.Table], bool | None],
         page_secret: Callable[[], bytes],
+        failures: Counter[str],
+        watching: Callable[[Any], AbstractContextManager[None]],
         results: Results,
     ) -> None:
         self.engine = engine
@@ -42,6 +47,8 @@ class Caches:
         self.forget = forget
         self.levels = levels
         self.page_secret = page_secret
+        self.failures = failures
+        self.watching = watching
         self.results = results
         self.closed = False
         self._make = make

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from ..contracts.coherence import Image, WriteSet
+from ..errors import DecodeError
 from ..models.policy import WriteMode
 from ..models.schema import Schema
 from ..tiers.images import Images
@@ -46,7 +47,10 @@ class Imager:
         if known is None or not plain_engine(connection.engine) or not plain_connection(connection):
             return None
         ladder, images = known
-        rows, xid = images.read(connection, list(keys))
+        try:
+            rows, xid = images.read(connection, list(keys))
+        except DecodeError:  # a row that cannot be decrypted can still be written
+            return None
         return Image(ladder, rows, xid)
 
     def _learn(self, table: str) -> Made:

@@ -125,7 +125,9 @@ def plain_engine(engine: sa.Engine) -> bool:
     dialect: Any = engine.dialect
     if dialect.name == "sqlite":
         return dialect._on_connect_isolation_level in (None, "SERIALIZABLE", "READ UNCOMMITTED", "AUTOCOMMIT")
-    return dialect._on_connect_isolation_level in _READ_COMMITTED and dialect.default_isolation_level in _READ_COMMITTED
+    # A dialect that was never connected does not know its default yet.
+    default = getattr(dialect, "default_isolation_level", "unknown")
+    return dialect._on_connect_isolation_level in _READ_COMMITTED and default in _READ_COMMITTED
 
 
 def plain_connection(connection: sa.Connection) -> bool:

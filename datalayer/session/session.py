@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ from ..models.policy import policy_of
 from ..models.schema import Schema
 from ..models.tagged import tagged_columns, written_values
 from .caches import Caches
+from .hooked import HookRunner
 from .hydrate import Hydrator, result_of
 from .reads import (
     connection_of,
@@ -71,6 +73,7 @@ class Session(orm.Session):
         self._bypass = 0
         self._tokens: list[Token] = []
         self._hydrator = Hydrator(self)
+        self._hook_runner = HookRunner(self, self._caches.failures if self._caches is not None else Counter())
         super().__init__(bind, **options)
 
     if TYPE_CHECKING:
@@ -186,6 +189,7 @@ class Session(orm.Session):
     # -- writes ----------------------------------------------------------------------------------------------------
 
     def _flush(self, objects: Any = None) -> None:
+        asked = self._hook_runner.before_flush()
         before = getattr(flushing, "session", None)
         flushing.session, flushing.caches = self, None
         try:
@@ -195,6 +199,8 @@ class Session(orm.Session):
             raise
         finally:
             flushing.session, flushing.caches = before, None
+        if asked:
+            self._hook_runner.wrote(asked)
 
     def _register_persistent(self, states: set[InstanceState[Any]]) -> None:
         self._note(states, "sets")

@@ -21,6 +21,7 @@ from ..contracts.causal import Token
 from ..contracts.coherence import Image, Outcome, WriteSet
 from ..contracts.pauses import point
 from ..errors import InvalidModelError
+from ..tiers.failures import raised_by_driver
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
 
@@ -39,7 +40,7 @@ _Imager = Callable[[sa.Connection, WriteSet], Image | None]
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "schema", "tokens", "written")
+    __slots__ = ("committing", "marks", "prepared", "refused", "schema", "tokens", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
@@ -47,6 +48,7 @@ class _Work:
         self.tokens: list[Token] | None = None
         self.committing = False
         self.prepared = False
+        self.refused = False
         self.schema = False
 
 
@@ -138,7 +140,11 @@ class WriteTracker:
             self._schema_changes(connection)
             self._work(connection).written.everything = True
         elif statement is None or is_text(statement):
-            self._text(connection, text)
+            declared = context.execution_options.get("datalayer_writes") if context is not None else None
+            if declared is None:
+                self._text(connection, text)
+            else:
+                self._declared(connection, declared)
         else:
             writes = [write for write in writes_of(compiled) if not _is_book(write.table)]
             if not writes:
@@ -157,6 +163,12 @@ class WriteTracker:
                 self._schema_changes(connection)
         elif changes_isolation(text):
             self._work(connection).written.strange = True
+
+    def _declared(self, connection: sa.Connection, declared: Iterable[tuple[str | None, str]]) -> None:
+        """Text that says which tables it changes, and how: nothing else is forgotten."""
+        for table, change in declared:
+            write = Write(change, table, None, change == "update")
+            self._add(self._work(connection).written, write, ())
 
     def _schema_changes(self, connection: sa.Connection) -> None:
         """Look again now, for this transaction, and once more when others can see the change."""
@@ -217,7 +229,7 @@ class WriteTracker:
         work = self._find(connection)
         if work is None:
             return
-        work.prepared = False
+        work.prepared = work.refused = False  # one that was refused may be tried again, and succeed
         if work.written:
             work.committing = True
             self._mark(connection, work, self.imager)
@@ -233,10 +245,13 @@ class WriteTracker:
         try:
             image = imager(connection, written) if imager is not None else None
             marks = self._marker.mark(written, connection, image)
-        except BaseException:
+        except BaseException as error:
+            failure = raised_by_driver(error, connection)  # marks and images are made past SQLAlchemy
             # SQLAlchemy would leave the transaction open on the pooled connection, for the next one to commit.
             connection.invalidate()
-            raise
+            if failure is error:
+                raise
+            raise failure from error
         work.marks.append(marks)
         if work.tokens is not None:
             work.tokens.append(marks.token)
@@ -249,13 +264,18 @@ class WriteTracker:
             self._finish(connection.info, Outcome.ROLLED_BACK)
 
     def _error(self, context: Any) -> None:
-        """A COMMIT that raised: refused by the server (a rollback follows), or lost with its connection."""
+        """A COMMIT, or a statement that is its own transaction (AUTOCOMMIT), that raised.
+
+        The connection was lost under it, or the server refused the COMMIT, and a rollback may follow.
+        """
         connection = context.connection
-        if connection is None or context.statement is not None or not context.is_disconnect:
+        work = self._find(connection) if connection is not None else None
+        if work is None or not work.marks:
             return
-        work = self._find(connection)
-        if work is not None and work.committing:
+        if context.is_disconnect:
             self._finish(connection.info, Outcome.UNKNOWN)
+        elif work.committing and context.statement is None:
+            work.refused = True
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
@@ -271,7 +291,7 @@ class WriteTracker:
             work.written = WriteSet()
         if work.tokens is None and not work.written:
             info.pop(self._slot)
-        marks, work.marks, work.committing = work.marks, [], False
+        marks, work.marks, work.committing, work.refused = work.marks, [], False, False
         if work.schema:
             self._catalog.forget()
         if marks and outcome is Outcome.COMMITTED:
@@ -302,7 +322,7 @@ def _autocommits(connection: sa.Connection) -> bool:
 def _ended(work: _Work) -> Outcome:
     if work.prepared:
         return Outcome.UNKNOWN
-    return Outcome.COMMITTED if work.committing else Outcome.ROLLED_BACK
+    return Outcome.COMMITTED if work.committing and not work.refused else Outcome.ROLLED_BACK
 
 
 def _is_unit_of_work(context: Any) -> bool:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping
 
 from ..contracts.provider import Provider
 from ..errors import ConfigError, EncodeError
 from .checks import check_key, check_value
+from .evictions import Entry, entry_cache
 from .forks import renew_after_fork
-from .memory import Entry, entry_cache
 from .wrapper import Wrapper
 
 
 class Bounded(Wrapper):
-    """Holds at most ``max_entries`` values and ``max_bytes`` of keys and values; makes room by deleting the victims of
-    ``eviction`` (``"lru"``, ``"lfu"``, ``"fifo"``, ``"random"``) from the inner provider.
+    """Holds at most ``max_entries`` values and ``max_bytes`` of keys and values; makes room by deleting victims from
+    the inner provider, by ``eviction``: ``"lru"``, ``"lfu"``, ``"fifo"``, ``"random"``, ``"ttl"`` (ends soonest).
 
     It counts what is written through it, and knows neither what other writers do nor what expires: a dead value counts
     until it is a victim. A value that is larger than ``max_bytes`` raises EncodeError. Evictions of one process only:
@@ -46,13 +47,13 @@ class Bounded(Wrapper):
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
         self._checked(key, value)
         super().set(key, value, ttl)
-        self._note({key: value})
+        self._note({key: value}, ttl)
 
     def set_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> None:
         for key, value in items.items():
             self._checked(key, value)
         super().set_many(items, ttl)
-        self._note(items)
+        self._note(items, ttl)
 
     def delete(self, key: str) -> bool:
         self._forget([key])
@@ -70,8 +71,8 @@ class Bounded(Wrapper):
     def _out(self, key: str, value: bytes) -> bytes:
         return self._checked(key, value)
 
-    def _added(self, key: str, value: bytes) -> None:
-        self._note({key: value})
+    def _added(self, key: str, value: bytes, ttl: float | None) -> None:
+        self._note({key: value}, ttl)
 
     def _cleared(self, prefix: str) -> None:
         with self._lock:
@@ -84,19 +85,24 @@ class Bounded(Wrapper):
             raise EncodeError(f"the value for key {key!r} takes {size} bytes; max_bytes allows {self._held.maxsize}")
         return value
 
-    def _note(self, items: Mapping[str, bytes]) -> None:
+    def _note(self, items: Mapping[str, bytes], ttl: float | None) -> None:
+        deadline = math.inf if ttl is None else time.monotonic() + ttl
         with self._lock:
-            victims = [victim for key, value in items.items() for victim in self._hold(key, len(value) + len(key))]
+            victims = [
+                victim
+                for key, value in items.items()
+                for victim in self._hold(key, Entry(None, deadline, len(value) + len(key)))
+            ]
             self.evictions += len(victims)
         if victims:
             self.inner.delete_many(victims)
 
-    def _hold(self, key: str, size: int) -> list[str]:
+    def _hold(self, key: str, entry: Entry) -> list[str]:
         self._held.pop(key, None)
         victims = []
-        while len(self._held) >= self._max_entries or self._held.currsize + size > self._held.maxsize:
+        while len(self._held) >= self._max_entries or self._held.currsize + entry.size > self._held.maxsize:
             victims.append(self._held.popitem()[0])
-        self._held[key] = Entry(None, math.inf, size)
+        self._held[key] = entry
         return victims
 
     def _forget(self, keys: Iterable[str]) -> None:

@@ -10,7 +10,9 @@ from sqlalchemy.orm import InstanceState, Mapper, attributes, class_mapper, make
 from sqlalchemy.orm.exc import DetachedInstanceError, UnmappedClassError
 
 from ..contracts.codec import Codec
-from ..errors import DecodeError, EncodeError
+from ..errors import ConfigError, DecodeError, EncodeError
+from ..models.policy import policy_of
+from ..models.sealed import encrypted_attributes
 from .shapes import Shape, shape_of
 
 
@@ -32,11 +34,15 @@ class MappedSerializer:
     An instance of a session that has expired columns gets them loaded first. Columns that were never loaded (deferred)
     stay unloaded, relationships are left out. What comes back belongs to no session: it is *detached* if the database
     had it, so that ``session.merge(found, load=False)`` or ``session.add(found)`` makes it the session's.
+
+    ConfigError for a class with encrypted columns: its values would be written down readable, unless its policy allows
+    that (``l2_plaintext``).
     """
 
     def __init__(self, cls: type[Any], codec: Codec) -> None:
         self._cls, self._codec = cls, codec
         mapper: Mapper[Any] = class_mapper(cls)
+        _refuse_encrypted(mapper)
         self._shapes = {attribute.key: _shape(attribute.columns[0].type) for attribute in mapper.column_attrs}
         self._manager: Any = mapper.class_manager
 
@@ -69,6 +75,15 @@ class MappedSerializer:
         if stored:
             make_transient_to_detached(made)
         return made
+
+
+def _refuse_encrypted(mapper: Mapper[Any]) -> None:
+    secret = encrypted_attributes(mapper)
+    if secret and not policy_of(mapper.class_).l2_plaintext:
+        raise ConfigError(
+            f"{mapper.class_.__name__}.{next(iter(secret))} is encrypted, and a table would have it written readable; "
+            "use a class of your own for the values, or CachePolicy(l2_plaintext=True) if the provider may see them"
+        )
 
 
 def _shape(kind: sa.types.TypeEngine[Any]) -> Shape:

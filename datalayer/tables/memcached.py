@@ -1,6 +1,6 @@
 """``MemcachedProvider``: values in one or several memcached servers, through pymemcache.
 
-Lists of keys and lives come from memcached's meta commands and its crawler's dump (doc/protocol.txt of memcached, 1.6
+Lists of keys and lives come from memcached's meta commands and its crawler's dump (doc/protocol.txt of memcached, 1.6.9
 and newer). A dump is a walk over all that the servers hold, in their background thread.
 """
 
@@ -45,9 +45,9 @@ class MemcachedProvider:
     come to light. ``timeout`` in seconds bounds every wait; a command on a connection that had died is sent again.
 
     Lives are whole seconds, rounded up. A key takes up to 250 bytes, where a space, a control or a non-ASCII byte
-    counts three. What takes many keys costs one round trip for each server, one after the other, but ``add_many`` and
-    ``ttl_many`` one for each key. ``keys`` and ``clear`` dump the names of everything on all servers, about 100 bytes a
-    value.
+    counts three. What takes many keys costs a round trip for each 500 of them on a server, one after the other;
+    ``add_many`` and ``ttl_many`` cost one for each key. ``keys`` and ``clear`` dump the names of everything on all
+    servers, about 100 bytes a value.
     """
 
     def __init__(self, servers: str | Sequence[str], *, timeout: float = 1.0, max_connections: int = 100) -> None:

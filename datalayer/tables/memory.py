@@ -9,47 +9,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache
+from cachetools import Cache
 
 from ..errors import ConfigError, UnavailableError
 from .checks import check_key, check_ttl, check_value
+from .evictions import Entry, entry_cache
 from .forks import renew_after_fork
-
-_CACHES: dict[str, type[Cache[str, Any]]] = {"lru": LRUCache, "lfu": LFUCache, "fifo": FIFOCache, "random": RRCache}
-
-#: What room is made by: the least recently read, the least often read, the oldest, any.
-EVICTIONS = tuple(_CACHES)
-
-
-@dataclass(slots=True)
-class Entry:
-    """A kept value, the moment it dies at, and what it counts for."""
-
-    value: Any
-    deadline: float
-    size: int
-
-
-def entry_cache(eviction: str, max_bytes: int | None) -> Cache[str, Entry]:
-    """An empty cachetools cache of entries; ConfigError for a policy that there is not."""
-    if eviction not in _CACHES:
-        raise ConfigError(f"eviction is {eviction!r}; expected one of {', '.join(EVICTIONS)}")
-    return _CACHES[eviction](max_bytes or sys.maxsize, getsizeof=_size_of)
-
-
-def _size_of(entry: Entry) -> int:
-    return entry.size
 
 
 class MemoryProvider:
     """A :class:`~datalayer.contracts.provider.Provider` in a dict, also Scannable, Expiring and Adding. Thread-safe.
 
     Holds at most ``max_entries`` values, and ``max_bytes`` of keys and values if that is given, and makes room by
-    ``eviction`` (``"lru"``, ``"lfu"``, ``"fifo"``, ``"random"``). A value that is larger than ``max_bytes`` is not
-    kept. Dead values are freed by the next write. A get takes one lock and about a microsecond.
+    ``eviction``: ``"lru"``, ``"lfu"``, ``"fifo"``, ``"random"``, ``"ttl"`` (what ends soonest). A value that is
+    larger than ``max_bytes`` is not kept. Dead values are freed by the next write. A get takes one lock and about a
+    microsecond.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The commands of memcached that pymemcache does not know, over a connection of its pool.
 
 pymemcache's ``raw_command`` loses the start of a reply that comes in several packets, so the reply is read here. The
-commands are those of memcached's doc/protocol.txt, version 1.6 and newer.
+commands are those of memcached's doc/protocol.txt, version 1.6.9 and newer.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ def delete_all(client: Any, names: Sequence[str]) -> int:
 
 
 def dump(client: Any) -> Iterator[str]:
-    """The names of all live values, percent-encoded once more. MemcacheServerError while the crawler is busy."""
+    """The names of all live values, percent-encoded once more. MemcacheServerError while the crawler is busy.
+
+    The crawler walks the hash table: a walk over the LRU lists misses what is moved from one to the other meanwhile.
+    """
     for _ in range(_BUSY_TRIES):
-        reply = _ask(client, "lru_crawler metadump all", _is_dump)
+        reply = _ask(client, "lru_crawler metadump hash", _is_dump)
         if not reply.startswith(b"BUSY"):
             break
         time.sleep(_BUSY_PAUSE)  # the server's crawler is on a round of its own

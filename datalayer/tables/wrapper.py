@@ -34,7 +34,7 @@ class Wrapper:
         """The value of what is stored."""
         return stored
 
-    def _added(self, key: str, value: bytes) -> None:
+    def _added(self, key: str, value: bytes, ttl: float | None) -> None:
         """The inner provider has added a value."""
 
     def _cleared(self, prefix: str) -> None:
@@ -97,13 +97,13 @@ class _Adds(Wrapper):
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         added: bool = self.inner.add(key, self._out(key, value), ttl)
         if added:
-            self._added(key, value)
+            self._added(key, value, ttl)
         return added
 
     def add_many(self, items: Mapping[str, bytes], ttl: float | None = None) -> int:
         count: int = self.inner.add_many({key: self._out(key, value) for key, value in items.items()}, ttl)
         for key, value in items.items():
-            self._added(key, value)  # or is there from before, which comes to the same
+            self._added(key, value, ttl)  # or is there from before, which comes to the same
         return count
 
 

@@ -7,6 +7,7 @@ connections that never open a transaction. Both engines reach the same database 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from ..errors import ConfigError, MissingDriverError
+from .pool import Manners, Pool, shorten_lives
 from .watchdog import Watchdog
 
 _EXTRA = {"psycopg": "psycopg[binary]", "pymysql": "pymysql", "oracledb": "oracledb", "asyncpg": "asyncpg"}
@@ -25,6 +27,10 @@ def open_engine(
     pool_size: int,
     pool_timeout: float,
     pool_max_lifetime: float,
+    pool_max_lifetime_jitter: float,
+    pool_min: int,
+    pool_max_idle: float,
+    pool_pre_ping: bool,
     connect_timeout: float,
     statement_timeout: float,
     lock_timeout: float,
@@ -44,14 +50,23 @@ def open_engine(
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         folder = tempfile.TemporaryDirectory(prefix="datalayer-")
         parsed = parsed.set(database=str(Path(folder.name) / "memory.db"))
-    options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": parsed.get_backend_name() != "sqlite"}
+    options: dict[str, Any] = {"hide_parameters": True}
+    if parsed.get_backend_name() != "sqlite":
+        options["pool_pre_ping"] = pool_pre_ping
     if parsed.get_backend_name() == "postgresql":
-        options |= {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout}
-        options |= {"pool_recycle": int(pool_max_lifetime) or -1, "pool_use_lifo": True}
+        options |= {"poolclass": Pool, "pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout}
+        options |= {"pool_recycle": pool_max_lifetime or -1, "pool_use_lifo": True}
         options["connect_args"] = _postgres_arguments(parsed, statement_timeout, lock_timeout)
         if "connect_timeout" not in parsed.query:
             options["connect_args"]["connect_timeout"] = max(2, round(connect_timeout))  # whole seconds, two at least
-    return _create(parsed, options), folder
+    engine = _create(parsed, options)
+    if isinstance(engine.pool, Pool):
+        jitter = min(pool_max_lifetime_jitter, pool_max_lifetime / 2)
+        engine.pool.manners = Manners(
+            name=f"transactions on {parsed.database!r}", least=pool_min, max_idle=pool_max_idle, jitter=jitter
+        )
+        shorten_lives(engine)
+    return engine, folder
 
 
 def _create(url: URL, options: dict[str, Any]) -> sa.Engine:
@@ -94,7 +109,7 @@ def reading_engine(engine: sa.Engine, size: int | None = None) -> sa.Engine:
     theirs = engine.pool
     if size is None:
         size = theirs.size() if isinstance(theirs, sa.pool.QueuePool) else 5
-    pool = sa.pool.QueuePool(
+    pool = Pool(
         theirs._creator,
         pool_size=size,
         max_overflow=0,
@@ -104,6 +119,8 @@ def reading_engine(engine: sa.Engine, size: int | None = None) -> sa.Engine:
         reset_on_return=None,
         _dispatch=theirs.dispatch,
     )
+    manners = theirs.manners if isinstance(theirs, Pool) else Manners()
+    pool.manners = replace(manners, name=f"reads of {engine.url.database!r}", least=0)
     return sa.create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT", hide_parameters=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ..errors import DecodeError, L3UnavailableError, PoolTimeout
+from ..errors import DataLayerError, DecodeError, L3UnavailableError, PoolTimeout
 from ..models.schema import Schema
 from .watchdog import Watchdog
 
@@ -308,6 +308,8 @@ def _keyed(schema: Schema, criterion: Any) -> Any:
 
 def translated(error: BaseException, engine: sa.Engine) -> BaseException:
     """A failure of the database tier in this project's terms; the driver's text stays on ``__cause__``."""
+    if isinstance(error, DataLayerError):
+        return error
     if isinstance(error, sa.exc.TimeoutError):
         return PoolTimeout(
             f"no connection of the pool became free in time (size {getattr(engine.pool, 'size', lambda: '?')()}); "

@@ -387,10 +387,13 @@ class Ladder:
             if leave.prefix.startswith(_OVERLAY):
                 return self._settled(schema, key, name, load)
             return self._filled(schema, key, name, ticket, address, _Merge(leave), load)
-        self.guard.finished(name)
         if isinstance(leave, Met) and leave.record is not None and load.proves and self.single:
-            return self._proved(schema, key, address, leave, load)
-        return self._loaded(schema, load(key))
+            row = self._proved(schema, key, address, leave, load)
+        else:
+            row = self._loaded(schema, load(key))
+        # After the row is read, not before: what began in between may be older, and would be kept.
+        self.guard.finished(name)
+        return row
 
     def _proved(self, schema: Schema, key: tuple[Any, ...], address: Key, met: Met, load: Load) -> Row | Absent:
         """Read the row and, in the same snapshot, whether the writers that marked it have ended."""
@@ -583,8 +586,6 @@ class Ladder:
             self._queued_many(schema, missing, free, _Batch(rows, lives, leases, gone))
         if free and self.use_l2 and self.l2.enabled:
             keep = [key for key in free if key in lives or key in leases]
-            for key in set(free).difference(keep):  # marked: what is returned may be newer than what is kept
-                self.guard.finished(_name(key))
         asked = [key for key in missing if key not in rows and key not in lives and key not in gone]
         if asked:
             try:
@@ -600,6 +601,8 @@ class Ladder:
                 rows[key] = Row(values, full, "l3")
             if leases:
                 self._fill_many(schema, leases, loaded)
+        for key in set(free).difference(keep):  # after they are read: see _leave
+            self.guard.finished(_name(key))
         if self.use_l1 and tickets is not None:
             until = inf if self.use_l2 and self.l2.enabled else self._until_beside(began)
             self.guard.put_many(tickets, self._puts(schema, keep, rows, lives), until)

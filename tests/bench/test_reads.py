@@ -130,7 +130,6 @@ def _attribute_reads(place: Any, users: Any, times: Any, report: Report) -> None
 def test_hits_of_the_second_tier(place: Any, times: Any, report: Report) -> None:
     keys = place.ids[:500]
     client = redis.Redis.from_url(place.redis_url)
-    client.flushdb()
     layer = place.layer(redis=place.redis_url, ttl_jitter=0.0)
     users = layer.repository(place.User)
     for key in keys:
@@ -195,7 +194,6 @@ def test_hits_of_the_second_tier(place: Any, times: Any, report: Report) -> None
 def test_loads_from_the_database(place: Any, times: Any, report: Report) -> None:
     keys = place.ids[:300]
     client = redis.Redis.from_url(place.redis_url)
-    client.flushdb()
     engine = sa.create_engine(place.url)
     alone, layer = place.layer(), place.layer(redis=place.redis_url)
     lonely, users = alone.repository(place.User), layer.repository(place.User)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,10 +14,6 @@ from datalayer.cli.generate import KINDS, generate, names_of
 from datalayer.errors import AlreadyExistsError, ConfigError
 
 ROOT = Path(__file__).parents[2]
-
-needs_stores = pytest.mark.skipif(
-    importlib.util.find_spec("datalayer.kv") is None, reason="this build of the library has no key/value stores"
-)
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +30,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "kinds",
-    [["model"], ["model", "repository"], ["provider"], pytest.param(["store"], marks=needs_stores)],
+    [["model"], ["model", "repository"], ["provider"], ["store"], ["benchmark"]],
     ids=lambda kinds: kinds[-1],
 )
 def test_what_is_generated_passes_its_own_tests(tmp_path: Path, kinds: list[str]) -> None:
@@ -53,6 +48,15 @@ def test_a_generated_provider_is_held_to_every_rule(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
     assert done.returncode == 1
     assert "test_a_delete_says_whether_there_was_something" in done.stdout
+
+
+def test_a_generated_store_is_held_to_every_rule(tmp_path: Path) -> None:
+    generate("store", "Mine", into=tmp_path)
+    store = tmp_path / "mine_store.py"
+    store.write_text(store.read_text().replace("found[1] > self._now()", "True"))
+    done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
+    assert done.returncode == 1
+    assert "test_a_value_ends_at_its_deadline" in done.stdout
 
 
 def test_a_generated_benchmark_prints_its_figures(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -84,6 +85,91 @@ def test_files_go_up_and_down(sqlite_url: str, tmp_path: Path, capsys: pytest.Ca
     assert "migrations: sql 001 a: applied" in capsys.readouterr().out
     assert call(*arguments, "--down", "1") == 0
     assert call(*arguments, "--check") == 1
+
+
+def test_files_that_would_be_refused_are_not_pending(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "001_a.sql"
+    first.write_text("CREATE TABLE a (id INT);")
+    arguments = ["--url", sqlite_url, "--files", str(tmp_path)]
+    assert call(*arguments, "--apply") == 0
+    first.write_text("CREATE TABLE a (id INT, more INT);")
+    assert call(*arguments, "--check") == 3
+    assert "files: 001_a (edited)" in capsys.readouterr().out
+    assert call(*arguments, "--apply") == 2
+    assert "was changed after it was applied" in capsys.readouterr().err
+
+
+def test_a_dirty_file_is_repaired(sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "001_a.sql").write_text(
+        "-- datalayer: no-transaction\nCREATE TABLE a (id INT);\nCREATE TABLE a (id INT);"
+    )
+    arguments = ["--url", sqlite_url, "--files", str(tmp_path)]
+    assert call(*arguments, "--apply") == 2
+    assert call(*arguments, "--check") == 3
+    assert "files: 001_a (dirty)" in capsys.readouterr().out
+    assert call(*arguments, "--repair", "1") == 2
+    assert "--outcome" in capsys.readouterr().err
+    assert call(*arguments, "--repair", "1", "--outcome", "applied") == 0
+    assert call(*arguments, "--check") == 0
+
+
+def test_json_has_the_parts_of_what_is_refused_and_recorded(
+    sqlite_url: str, models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--url", sqlite_url, "--models", models(), "--apply", "--json") == 0
+    refused = ["--url", sqlite_url, "--models", models("    must: Mapped[str]"), "--json"]
+    capsys.readouterr()
+    assert call(*refused, "--check") == 3
+    (found,) = json.loads(capsys.readouterr().out)["refused"]
+    assert (found["rule"], found["table"], found["column"]) == ("adding-required-field", "things", "must")
+    assert found["blocking"]
+    assert len(found["steps"]) > 3
+    assert call(*refused, "--status") == 0
+    records = json.loads(capsys.readouterr().out)["migrations"]
+    assert [(record["kind"], record["name"], record["state"]) for record in records] == [
+        ("models", "create table things", "applied"),
+        ("models", "create index ix_things_name on things", "applied"),
+    ]
+    assert call(*refused, "--sql") == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["exit_code"], found["sql"]) == (3, [""])
+
+
+def test_a_backfill_draws_a_bar_on_a_terminal_only(
+    pg_url: str, models: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("--url", pg_url, "--models", models(), "--apply") == 0
+    engine = sa.create_engine(pg_url, poolclass=sa.pool.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO things SELECT i FROM generate_series(1, 1200) i")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    required = models('    must: Mapped[str] = mapped_column(default="x")')
+    capsys.readouterr()
+    assert call("--url", pg_url, "--models", required, "--not-null", "multistep", "--apply") == 0
+    drawn = capsys.readouterr().err
+    assert "\rfill things.must [##" in drawn
+    assert f"[{'#' * 30}] 1,200/1,200 rows (estimated)" in drawn
+    assert call("--url", pg_url, "--models", required, "--check") == 0
+
+
+def test_coming_partitions(pg_url: str, models: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    parted = models("""
+import datetime as dt
+class Event(Base):
+    __tablename__ = "events"
+    __table_args__ = {"postgresql_partition_by": "RANGE (at)"}
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(sa.DateTime(timezone=True), primary_key=True)
+""")
+    arguments = ["--url", pg_url, "--models", parted]
+    assert call(*arguments, "--apply") == 0
+    capsys.readouterr()
+    assert call(*arguments, "--partitions", "3") == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+    assert call(*arguments, "--partitions", "5") == 0
+    assert capsys.readouterr().out.count("applied: create partition events_p") == 2
 
 
 def test_what_cannot_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

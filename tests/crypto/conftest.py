@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safe
 import sqlalchemy as sa
+from sqlalchemy.orm import Session as PlainSession
 
 from datalayer import DataLayer
 
@@ -40,6 +41,17 @@ def open_layer(database: str) -> Iterator[Open]:
 @pytest.fixture
 def layer(open_layer: Open) -> DataLayer:
     return open_layer()
+
+
+def loaded(layer: DataLayer, cls: Any, id: Any, *, plainly: bool = False) -> Any:
+    """What a session's ``get`` returns, of a plain SQLAlchemy session or the layer's; the session is closed."""
+    with PlainSession(layer.engine) if plainly else layer.session() as session:
+        return session.get(cls, id)
+
+
+@pytest.fixture(name="loaded")
+def loaded_by_sessions() -> Callable[..., Any]:
+    return loaded
 
 
 def raw(layer: DataLayer, sql: str, **parameters: Any) -> list[Any]:

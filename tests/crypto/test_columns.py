@@ -123,7 +123,24 @@ def _on_conflict(layer: DataLayer) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=[T.c.id], set_=changed))
 
 
+def _bulk_load(layer: DataLayer) -> None:
+    layer.repository(Patient).bulk_load([patient(i) for i in (1, 2, 3)])
+
+
+def _bulk_load_of_dicts(layer: DataLayer) -> None:
+    rows = [{"id": i, "ward": "w", "email": f"p{i}@x", "city": "porto", "notes": f"note {i}"} for i in (1, 2, 3)]
+    layer.repository(Patient).bulk_load(rows, on_conflict="ignore")
+
+
+def _bulk_update(layer: DataLayer) -> None:
+    layer.repository(Patient).create(patient(email="before@x", notes="before"))
+    layer.repository(Patient).bulk_load([patient(1), patient(2)], on_conflict="update")
+
+
 WAYS = [
+    _bulk_load,
+    _bulk_load_of_dicts,
+    _bulk_update,
     _create,
     _upsert,
     _update,
@@ -140,7 +157,9 @@ WAYS = [
 
 
 @pytest.mark.parametrize("write", WAYS, ids=lambda way: way.__name__.strip("_"))
-def test_whoever_writes_the_database_holds_ciphertext_and_digests(layer: DataLayer, raw: Raw, write: Any):
+def test_whoever_writes_the_database_holds_ciphertext_and_digests(
+    layer: DataLayer, raw: Raw, loaded: Callable[..., Any], write: Any
+):
     write(layer)
     email, email_digest, city, city_digest, notes = stored(layer, raw)
     assert all(is_ciphertext(text) for text in (email, city, notes))
@@ -153,8 +172,8 @@ def test_whoever_writes_the_database_holds_ciphertext_and_digests(layer: DataLay
         patients.get(1),
         patients.get_by(email="p1@x"),
         patients.search(Q(Patient).where(city="porto", id=1))[0],
-        layer.session().get(Patient, 1),
-        PlainSession(layer.engine).get(Patient, 1),
+        loaded(layer, Patient, 1),
+        loaded(layer, Patient, 1, plainly=True),
     ):
         assert found is not None
         assert (found.email, found.city, found.notes) == ("p1@x", "porto", "note 1")
@@ -337,6 +356,28 @@ def test_what_no_operator_sees_is_an_error_when_it_is_run(layer: DataLayer, make
             session.execute(make())
 
 
+@pytest.mark.parametrize(
+    "text", ["email = :x", "lower(email) = :x", '"EMAIL" > :x', "patients.notes LIKE :x", "ward = :x OR city = :x"]
+)
+def test_sql_text_that_compares_an_encrypted_column_is_refused(text: str):
+    with pytest.raises(
+        QueryError, match=r"patients\.\w+ is encrypted: SQL text can ask whether its ciphertext IS NULL"
+    ):
+        Q(Patient).where_sql(text, x="secret")
+
+
+def test_sql_text_may_ask_whether_an_encrypted_column_is_null(layer: DataLayer):
+    patients = layer.repository(Patient)
+    patients.create_many([patient(1), patient(2, email=None, ward="email = ?")])
+    for text, given, expected in (
+        ("email IS NULL", {}, [2]),
+        ('patients."email" is not null', {}, [1]),
+        ("ward = 'email = ?' AND city IS NOT NULL", {}, [2]),
+        ("ward = :email", {"email": "w"}, [1]),
+    ):
+        assert [p.id for p in patients.search(Q(Patient).where_sql(text, **given))] == expected
+
+
 def test_an_upsert_without_the_digest_is_refused(layer: DataLayer):
     insert: Any = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[layer.engine.dialect.name]
     statement = insert(T).values(id=1, ward="w", email="p1@x")
@@ -347,6 +388,13 @@ def test_an_upsert_without_the_digest_is_refused(layer: DataLayer):
         conflicting = statement.on_conflict_do_update(index_elements=[T.c.id], set_=changed)
         with layer.engine.connect() as connection, pytest.raises(QueryError, match=message):
             connection.execute(conflicting)
+
+
+def test_aggregates_of_an_encrypted_column_are_refused(layer: DataLayer):
+    patients = layer.repository(Patient)
+    for aggregate in (patients.min, patients.max, patients.sum):
+        with pytest.raises(QueryError, match="email"):
+            aggregate("email")
 
 
 def test_literals_are_not_rendered():
@@ -568,3 +616,46 @@ def test_a_migration_makes_the_columns_and_nothing_more_later(any_url: str):
         report = layer.migrate()
         assert not report.applied
         assert not report.refused
+
+
+def test_a_row_that_does_not_decrypt_can_still_be_written(open_layer: Any):
+    open_layer(safe.OLD).repository(Patient).create_many([patient(1), patient(2)])
+    layer = open_layer(safe.NEW)
+    patients = layer.repository(Patient)
+    for _ in range(2):  # the first to be cached, if it could be read; the second with everything known about the table
+        with layer.begin() as session:
+            session.execute(sa.update(Patient).where(Patient.id == 1).values(ward="moved"))
+        with pytest.raises(DecodeError, match="'k1'"):
+            patients.get(1)
+    with layer.session() as session:
+        assert session.execute(sa.select(Patient.ward).where(Patient.id == 1)).scalar_one() == "moved"
+    patients.set(patient(1, notes="written over"))
+    assert patients.get_one(1).notes == "written over"
+    assert patients.delete_many([1]) == 1
+    with layer.begin() as session:
+        session.execute(sa.delete(Patient).where(Patient.id == 2))
+    assert patients.count() == 0
+
+
+def test_a_table_from_before_is_migrated_encrypted_and_verified(any_url: str, raw: Raw):
+    engine = sa.create_engine(any_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE migrated (id INTEGER PRIMARY KEY, mail VARCHAR(50) NOT NULL)"))
+        connection.execute(sa.text("INSERT INTO migrated VALUES (1, 'a@x'), (2, 'b@x')"))
+    with DataLayer(engine=engine, models=[Migrated], encryption_keys=safe.NEW, allow_plaintext=True) as layer:
+        assert not layer.migrate().refused
+        assert [m.mail for m in layer.repository(Migrated).search(sa.select(Migrated).order_by(Migrated.id))] == [
+            "a@x",
+            "b@x",
+        ]
+        assert layer.crypto.status().columns[0].readable == 2
+        assert layer.crypto.rotate().rotated == 2
+    with DataLayer(engine=engine, models=[Migrated], encryption_keys=safe.NEW) as layer:
+        assert layer.crypto.verify().checked == 2
+        assert all(is_ciphertext(mail) for (mail,) in raw(layer, "SELECT mail FROM migrated"))
+        found = layer.repository(Migrated).get_by(mail="b@x")
+        assert found is not None
+        assert found.id == 2
+        with pytest.raises(AlreadyExistsError):
+            layer.repository(Migrated).create(Migrated(id=3, mail="a@x"))
+    engine.dispose()

@@ -45,6 +45,17 @@ def _many(layer: DataLayer) -> uuid.UUID:
         return tokens[3].id
 
 
+def _bulk_load(layer: DataLayer) -> uuid.UUID:
+    layer.repository(Token).bulk_load([Token(id=uuid.UUID(int=1), secret="a"), Token(id=ID, secret="s")])
+    return ID
+
+
+def _bulk_update(layer: DataLayer) -> uuid.UUID:
+    layer.repository(Token).create(Token(id=ID, secret="before"))
+    layer.repository(Token).bulk_load([{"id": ID, "secret": "s"}], on_conflict="update")
+    return ID
+
+
 def _core(layer: DataLayer) -> uuid.UUID:
     with layer.engine.begin() as connection:
         connection.execute(sa.insert(T), [{"id": uuid.UUID(int=1), "secret": "a"}, {"id": ID, "secret": "b"}])
@@ -73,7 +84,7 @@ def _returning(layer: DataLayer) -> uuid.UUID:
     return ID
 
 
-WAYS = [_create, _upsert, _update, _many, _core, _core_default, _orm_statements, _returning]
+WAYS = [_create, _upsert, _update, _many, _bulk_load, _bulk_update, _core, _core_default, _orm_statements, _returning]
 
 
 @pytest.mark.parametrize("write", WAYS, ids=lambda way: way.__name__.strip("_"))
@@ -101,7 +112,7 @@ def test_whoever_writes_every_way_of_loading_the_row_opens_it(layer: DataLayer, 
             assert later.secret == "s"
 
 
-def test_ciphertext_of_another_row_does_not_open(layer: DataLayer):
+def test_ciphertext_of_another_row_does_not_open(layer: DataLayer, loaded: Callable[..., Any]):
     tokens = layer.repository(Token)
     tokens.create_many([Token(id=ID, secret="mine"), Token(id=uuid.UUID(int=8), secret="theirs")])
     with layer.engine.begin() as connection:
@@ -112,7 +123,7 @@ def test_ciphertext_of_another_row_does_not_open(layer: DataLayer):
         lambda: tokens.get(ID, consistency="database"),
         lambda: tokens.get(ID),
         lambda: tokens.search(),
-        lambda: layer.session().get(Token, ID),
+        lambda: loaded(layer, Token, ID),
     ):
         with pytest.raises(DecodeError, match=r"tokens\.secret: .*'k2' does not decrypt.* moved here from another row"):
             read()

@@ -11,7 +11,6 @@ import pytest
 import safe
 import sqlalchemy as sa
 from safe import Patient, Shut, Token
-from sqlalchemy.orm import Session as PlainSession
 
 import datalayer
 from datalayer import DataLayer, DataLayerError, DecodeError, NotFoundError, Q
@@ -85,7 +84,9 @@ def test_snapshots_say_that_a_value_is_there_and_no_more(open_layer: OpenLayer):
         assert "email=None" in repr(snapshot)
 
 
-def test_decrypting_what_was_tampered_with_shows_neither_it_nor_its_neighbours(open_layer: OpenLayer):
+def test_decrypting_what_was_tampered_with_shows_neither_it_nor_its_neighbours(
+    open_layer: OpenLayer, loaded: Callable[..., Any]
+):
     layer = open_layer()
     layer.repository(Patient).create(Patient(id=1, ward="w", email=SECRET, notes=SECRET))
     layer.repository(Shut).create(Shut(id=1, text=SECRET, bound=SECRET))
@@ -96,10 +97,10 @@ def test_decrypting_what_was_tampered_with_shows_neither_it_nor_its_neighbours(o
         lambda: layer.repository(Patient).get(1),
         lambda: layer.repository(Patient).get_many([1]),
         lambda: layer.repository(Patient).search(),
-        lambda: layer.session().get(Patient, 1),
+        lambda: loaded(layer, Patient, 1),
         lambda: layer.repository(Shut).get(1),
-        lambda: layer.session().get(Shut, 1),
-        lambda: PlainSession(layer.engine).get(Shut, 1),
+        lambda: loaded(layer, Shut, 1),
+        lambda: loaded(layer, Shut, 1, plainly=True),
     ):
         with pytest.raises(DecodeError) as caught:
             read()
@@ -159,9 +160,21 @@ FAILURES: dict[str, Callable[[DataLayer, Any], object]] = {
     "set many": lambda _, p: p.set_many([Patient(id=3, ward=None, notes=SECRET)]),
     "compare and set": lambda _, p: p.compare_and_set(Patient(id=1, notes=SECRET), expected={"notes": SECRET + "x"}),
     "compare and set, absent": lambda _, p: p.compare_and_set(Patient(id=99), expected={"notes": SECRET}),
+    "bulk load": lambda _, p: p.bulk_load([Patient(id=1, ward="w", notes=SECRET)]),
+    "bulk load, taken": lambda _, p: p.bulk_load([Patient(id=9, ward="w", email=SECRET)]),
+    "bulk load, no text": lambda _, p: p.bulk_load([{"id": 9, "ward": "w", "email": SECRET, "notes": 7}]),
+    "bulk load, NULL": lambda _, p: p.bulk_load([{"id": 9, "ward": None, "email": SECRET}], on_conflict="update"),
+    "bulk load, no number": lambda _, p: p.bulk_load([{"id": "x", "ward": "w", "notes": SECRET}], on_conflict="ignore"),
     "get by, no index": lambda _, p: p.get_by(notes=SECRET),
     "get by, not unique": lambda _, p: p.get_by(city=SECRET),
     "get by, unknown": lambda _, p: p.get_by(mail=SECRET),
+    "where, no index": lambda _, p: Q(Patient).where(notes=SECRET),
+    "where, unknown": lambda _, p: Q(Patient).where(mail=SECRET),
+    "where, no text": lambda _, p: Q(Patient).where(Patient.ward == "w", email=7, city=SECRET),
+    "text": lambda _, p: Q(Patient).where_sql("email = :x", x=SECRET),
+    "text, misspelt": lambda _, p: Q(Patient).where_sql("ward = :x", y=SECRET),
+    "text, no column": lambda _, p: p.search(Q(Patient).where_sql("nope = :x", x=SECRET)),
+    "search cached": lambda _, p: p.search_cached(sa.select(Patient).where(sa.func.lower(Patient.notes) == SECRET)),
     "like": lambda _, p: p.search(Q(Patient).where(Patient.notes.like(SECRET))),
     "no index": lambda _, p: p.search(sa.select(Patient).where(Patient.notes == SECRET)),
     "in, no index": lambda _, p: p.search(sa.select(Patient).where(Patient.notes.in_([SECRET]))),

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safe import Open, Patient, Plainly, Seat, Token
 
-from datalayer import DecodeError, EncodeError
+from datalayer import ConfigError, DecodeError, EncodeError
+from datalayer.codecs.registry import codec_named
 from datalayer.crypto.keyring import Keyring
 from datalayer.crypto.values import SealedValues
 from datalayer.crypto.vault import Vault
 from datalayer.models.policy import policy_of
 from datalayer.models.sealed import value_sealing
+from datalayer.tables.serializers import serializer_for
 
 VAULT = Vault(Keyring(safe.BOTH))
 SECRET = "gallbladder-inflammation"
@@ -107,3 +109,10 @@ def test_failures_show_no_value_not_even_among_local_variables():
         for frame, _ in traceback.walk_tb(caught.value.__traceback__):
             if "/datalayer/" in frame.f_code.co_filename:
                 assert SECRET not in repr(frame.f_locals), frame.f_code.co_qualname
+
+
+def test_a_table_of_instances_holds_no_encrypted_column_unless_the_policy_says_so():
+    with pytest.raises(ConfigError, match=r"Patient\.email is encrypted, and a table would have it written readable"):
+        serializer_for(Patient, codec_named("msgpack"))
+    serializer = serializer_for(Open, codec_named("msgpack"))
+    assert serializer.load(serializer.dump(Open(id=1, text=SECRET))).text == SECRET

@@ -37,6 +37,43 @@ def test_the_quickstart_shows_hits_that_cost_no_statement() -> None:
     assert len([what for what in costs if "from L1" in what]) >= 6
 
 
+def test_the_encryption_example_shows_ciphertext_and_a_rotation() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "examples/encrypted_fields.py"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "the database holds    dl1.2024.",
+        "found by city:        [1, 2]",
+        "moved to another row: example_patients.notes: a value under key '2024' does not decrypt",
+        "rotated:              2 rows, complete: True",
+        "without the old key:  'allergic to nuts'",
+    ):
+        assert line in done.stdout
+
+
+@pytest.mark.parametrize("page", ["encryption.md"])
+def test_the_first_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)[0]
+    script = tmp_path / "page.py"
+    script.write_text(code + "\nlayer.close()\n")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_readme_quickstart_runs_and_is_short(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 25

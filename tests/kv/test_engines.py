@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from stores import quick_sqlite
 
 from datalayer.kv import FileStore, MemoryStore, Overlay, SqlStore
 from datalayer.testing.compliance import (
@@ -40,18 +41,22 @@ class TestMemoryThatIsBounded(Basics):
 
 class TestSqlite(Basics, DurableCompliance, ObservableCompliance):
     def make_store(self, place: Path, clock: ManualClock) -> SqlStore:
-        engine = sa.create_engine(f"sqlite:///{place / 'kv.db'}", poolclass=sa.pool.NullPool)
-        return SqlStore(engine, clock=clock)
+        return SqlStore(quick_sqlite(f"sqlite:///{place / 'kv.db'}", poolclass=sa.pool.NullPool), clock=clock)
+
+
+@pytest.fixture(scope="module")
+def database(pg_module_url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(pg_module_url)
+    yield engine
+    engine.dispose()
 
 
 class TestPostgres(Basics):
     @pytest.fixture
-    def store(self, pg_url: str, clock: ManualClock) -> Iterator[Any]:
-        engine = sa.create_engine(pg_url)
-        store = SqlStore(engine, clock=clock)
+    def store(self, database: sa.Engine, key_prefix: str, clock: ManualClock) -> Iterator[Any]:
+        store = SqlStore(database, table=key_prefix, clock=clock)
         yield store
         store.close()
-        engine.dispose()
 
 
 class TestOverlay(Basics):
@@ -63,9 +68,13 @@ class TestFile(
     Basics, VersionedCompliance, SnapshotsCompliance, StreamingCompliance, ObservableCompliance, DurableCompliance
 ):
     def make_store(self, place: Path, clock: ManualClock) -> FileStore:
-        return FileStore(place / "kv", clock=clock)
-
-
-class TestFileWithoutSyncing(Basics, DurableCompliance):
-    def make_store(self, place: Path, clock: ManualClock) -> FileStore:
         return FileStore(place / "kv", clock=clock, sync=False)
+
+
+class TestFileThatWaitsForTheMedium(
+    TransactionalCompliance, VersionedCompliance, StreamingCompliance, DurableCompliance
+):
+    """What costs few writes: the engine is the same, the disk takes its time."""
+
+    def make_store(self, place: Path, clock: ManualClock) -> FileStore:
+        return FileStore(place / "kv", clock=clock)

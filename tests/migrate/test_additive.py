@@ -12,7 +12,8 @@ from migrate_support import metadata, migrate, rows, run, things, valid
 from sqlalchemy.dialects import postgresql
 
 from datalayer.errors import MigrationError
-from datalayer.migrate.runner import create_missing
+from datalayer.migrate.options import MigrateOptions
+from datalayer.migrate.runner import create_coming, create_missing
 
 
 def rules(report: Any) -> list[str]:
@@ -305,7 +306,8 @@ def test_a_type_is_widened_where_no_row_is_read(pg_engine: sa.Engine) -> None:
         pg_engine, things(sa.Column("a", sa.Text), sa.Column("b", sa.Numeric(9, 2)), sa.Column("c", sa.String(5)))
     )
     assert report.applied == ("widen column things.a to TEXT", "widen column things.b to NUMERIC(9, 2)")
-    assert rules(report) == ["change-type things.c"]
+    assert rules(report) == ["narrower-type things.c"]
+    assert report.blocked == ()  # as it is while an old release runs on a newer database
 
 
 def test_what_would_rewrite_the_table_is_refused(pg_engine: sa.Engine) -> None:
@@ -359,6 +361,24 @@ def test_extensions_and_schemas_come_first(pg_engine: sa.Engine) -> None:
     assert migrate(pg_engine, found).refused == ()
 
 
+def test_extensions_that_types_and_indexes_belong_to_come_by_themselves(pg_engine: sa.Engine) -> None:
+    migrate(pg_engine, things())
+    report = migrate(
+        pg_engine,
+        things(
+            sa.Column("email", postgresql.CITEXT),
+            sa.Index("ix_trigrams", "name", postgresql_using="gin", postgresql_ops={"name": "gin_trgm_ops"}),
+        ),
+    )
+    assert report.applied == (
+        "create extension citext",
+        "create extension pg_trgm",
+        "add column things.email",
+        "create index ix_trigrams on things",
+    )
+    assert valid(pg_engine, "ix_trigrams")
+
+
 def test_a_schema_that_alembic_versions_is_left_to_alembic(engine: sa.Engine) -> None:
     run(engine, "CREATE TABLE alembic_version (version_num varchar(32))", "INSERT INTO alembic_version VALUES ('0001')")
     report = create_missing(engine, [things()])
@@ -393,3 +413,37 @@ def test_today_is_the_databases(pg_engine: sa.Engine) -> None:
     assert report.refused == ()
     assert valid(pg_engine, "ix_events_name")
     assert len(migrate(pg_engine, richer, partitions_ahead=3).applied) == 2
+
+
+def events(**options: Any) -> sa.MetaData:
+    found = metadata()
+    sa.Table(
+        "events",
+        found,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("at", sa.DateTime(timezone=True), primary_key=True),
+        postgresql_partition_by="RANGE (at)",
+        **options,
+    )
+    return found
+
+
+def test_coming_partitions_are_created_where_alembic_versions_the_schema(pg_engine: sa.Engine) -> None:
+    migrate(pg_engine, events(info={"datalayer": {"partition_interval": "day"}}), partitions_ahead=0)
+    run(
+        pg_engine,
+        "CREATE TABLE alembic_version (version_num varchar(32))",
+        "INSERT INTO alembic_version VALUES ('1')",
+    )
+    found = events(info={"datalayer": {"partition_interval": "day"}})
+    more = things(into=found)
+    report = create_coming(pg_engine, [more], MigrateOptions(partitions_ahead=2))
+    assert [text.split()[:2] for text in report.applied] == [["create", "partition"]] * 2
+    assert create_coming(pg_engine, [more], MigrateOptions(partitions_ahead=2)).applied == ()
+    assert len(rows(pg_engine, "SELECT 1 FROM pg_class WHERE relispartition AND relkind = 'r'")) == 4
+
+
+def test_triggers_are_on_partitioned_tables_and_in_other_schemas(pg_engine: sa.Engine) -> None:
+    found = events(info={"datalayer": {"external_writes": True}}, schema="deep")
+    assert migrate(pg_engine, found, partitions_ahead=0).refused == ()
+    run(pg_engine, "INSERT INTO deep.events VALUES (1, now())", "TRUNCATE deep.events")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
-from datalayer import DataLayer
+from datalayer import CachePolicy, DataLayer, column
 from datalayer.migrate.runner import MigrationReport, create_missing
+from datalayer.models.policy import Index
 
 
 def schema(*extra: sa.Column, indexed: bool = False) -> sa.MetaData:
@@ -100,3 +103,31 @@ def test_an_index_that_was_left_half_made_is_rebuilt(pg_url: str) -> None:
                 sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_things_name')")
             )
         assert valid is True
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Reading(Base):
+    __tablename__ = "policy_readings"
+    __cache__ = CachePolicy(partition_by="at", indexes=(Index("sensor", "at"),))
+    sensor: Mapped[int] = column(primary_key=True)
+    at: Mapped[dt.datetime] = column(sa.DateTime(timezone=True), primary_key=True)
+
+
+@pytest.mark.postgres
+def test_a_policy_asks_for_partitions_and_indexes(pg_url: str) -> None:
+    with DataLayer(pg_url, models=Base) as layer:
+        layer.migrate(partitions_ahead=1)
+        assert layer.create_partitions(2).applied[0].startswith("create partition policy_readings_p")
+        with layer.begin() as session:
+            session.add(Reading(sensor=1, at=dt.datetime.now(dt.UTC)))
+        with layer.engine.connect() as connection:
+            of_default = connection.scalar(sa.text("SELECT count(*) FROM policy_readings_default"))
+            parts = connection.scalar(sa.text("SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'"))
+        assert (of_default, parts) == (0, 4)
+        assert [index["name"] for index in sa.inspect(layer.engine).get_indexes("policy_readings")] == [
+            "ix_policy_readings_sensor_at"
+        ]
+        assert not layer.drift()

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from herd import Herd
 from migrate_support import migrate, rows, run, things, valid
 
 from datalayer.errors import MigrationError, MigrationLockedError
 from datalayer.migrate.lock import only_migrator
 from datalayer.migrate.options import MigrateOptions
 from datalayer.migrate.runner import create_missing, plan
+from datalayer.migrate.status import migration_status
 
-ROOT = Path(__file__).parents[2]
-
-# Migrates to the rich schema; DIE_AFTER=n kills the process right after its n-th statement that changes the schema.
-CHILD = """
-import os, signal, sys
-import sqlalchemy as sa
-sys.path.insert(0, "tests/support")
-from migrate_support import rich
-from datalayer.migrate.options import MigrateOptions
-from datalayer.migrate.runner import create_missing
-
-left = int(os.environ.get("DIE_AFTER", "0"))
-
-def count(connection, cursor, statement, *_):
-    global left
-    if statement.split()[0] in ("CREATE", "ALTER", "UPDATE", "COMMIT"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sa.event.listen(sa.Engine, "after_cursor_execute", count)
-engine = sa.create_engine(os.environ["URL"])
-report = create_missing(engine, [rich()], MigrateOptions(not_null="multistep", batch_size=7))
-print(len(report.applied))
-"""
-
-
-def child(url: str, die_after: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        cwd=ROOT,
-        env={**os.environ, "URL": url, "DIE_AFTER": str(die_after), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> int:
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
-    return int(out)
+#: Of the statements after which a process is killed, one in so many.
+STRIDE = 1 if os.environ.get("DATALAYER_TEST_LONG") else 3
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -73,27 +32,22 @@ def filled(request: pytest.FixtureRequest) -> str:
 
 
 def test_eight_processes_at_once_do_the_work_once(filled: str) -> None:
-    processes = [child(filled) for _ in range(8)]
-    steps = sorted(ended(process) for process in processes)
+    with Herd(filled) as herd:
+        steps = sorted(done or 0 for done in herd.migrate(8))
     assert steps[:7] == [0] * 7
     assert steps[7] > 5
 
 
-@pytest.mark.slow
 def test_killed_after_any_statement_the_next_run_goes_on(filled: str) -> None:
     engine = sa.create_engine(filled, poolclass=sa.pool.NullPool)
-    stride = 1 if os.environ.get("DATALAYER_TEST_LONG") else 4
     killed = 0
-    while True:
-        process = child(filled, die_after=stride * killed + 2)
-        process.communicate(timeout=60)
-        if process.returncode == 0:
-            break
-        killed += 1
-        assert killed < 60
-        assert rows(engine, "SELECT count(*) FROM things") == [(20,)]
+    with Herd(filled) as herd:
+        while herd.migrate(die_after=STRIDE * killed + 1) == [None]:
+            killed += 1
+            assert killed < 60
+            assert rows(engine, "SELECT count(*) FROM things") == [(20,)]
+        assert herd.migrate() == [0]
     assert killed >= 3
-    assert ended(child(filled)) == 0
     assert rows(engine, "SELECT DISTINCT must FROM things") == [("said",)]
     if engine.dialect.name == "postgresql":
         assert rows(engine, "SELECT 1 FROM pg_constraint WHERE NOT convalidated") == []
@@ -101,8 +55,8 @@ def test_killed_after_any_statement_the_next_run_goes_on(filled: str) -> None:
         assert rows(engine, "SELECT conname FROM pg_constraint WHERE conname LIKE 'datalayer_nn%'") == []
 
 
-KILL_BUILDER = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+BUILDER = """
+SELECT pid FROM pg_stat_activity
 WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock' AND datname = current_database()"""
 
 
@@ -121,12 +75,21 @@ def test_an_index_whose_builder_was_killed_is_built_by_the_next_run(pg_url: str)
         builder = threading.Thread(target=failing, args=(engine, things(sa.Index("it", "name"))))
         builder.start()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
-            while not other.execute(sa.text(KILL_BUILDER)).all():
+            while not other.execute(sa.text(BUILDER)).all():
                 builder.join(0.01)
+            assert states(engine)["create index it on things"] == "running"
+            other.execute(sa.text(f"SELECT pg_terminate_backend(pid) FROM ({BUILDER}) builder"))
         builder.join()
     assert rows(engine, "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('it')") == [(False,)]
+    assert states(engine)["create index it on things"] == "interrupted"
+    assert [refusal.rule for refusal in plan(engine, [things()]).refused] == ["half-made-index"]
     assert migrate(engine, things(sa.Index("it", "name"))).applied == ("create index it on things",)
     assert valid(engine, "it")
+    assert list(states(engine).values()) == ["applied", "applied"]
+
+
+def states(engine: sa.Engine) -> dict[str, str]:
+    return {record.name: record.state for record in migration_status(engine)}
 
 
 @pytest.mark.postgres

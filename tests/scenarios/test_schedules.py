@@ -10,13 +10,14 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from schedules import Actor, Clock, Crashed, Deviated, Process, other_script, pass_by, points
+from schedules import Actor, Clock, Crashed, Deviated, Process, cut_off, other_script, pass_by, points
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Mapped
 
@@ -26,12 +27,13 @@ from datalayer.coherence.bus import Bus
 from datalayer.coherence.fence import Fence
 from datalayer.coherence.guard import Guard
 from datalayer.coherence.ledger import Ledger
+from datalayer.coherence.local import Coherence
 from datalayer.coherence.marks import Marker
 from datalayer.coherence.strict import Strict
 from datalayer.contracts.coherence import Change, Outcome
-from datalayer.contracts.fence import Payload
 from datalayer.session import reads
-from datalayer.testing.faults import Moving, RedisPair
+from datalayer.session.writes import WriteTracker
+from datalayer.testing.faults import Moving, RedisPair, terminate_backends
 from datalayer.testing.proxy import TcpProxy
 from datalayer.testing.servers.redis_server import ask
 from datalayer.tiers import l2
@@ -68,6 +70,14 @@ class Local(Model):
     n: Mapped[int]
 
 
+class Checked(Model):
+    """Its rows are checked at COMMIT."""
+
+    __tablename__ = "sched_checked"
+    id: Mapped[int] = column(primary_key=True)
+    n: Mapped[int] = column(sa.ForeignKey("sched_checked.id", deferrable=True, initially="DEFERRED"))
+
+
 class Remote(Model):
     """Not in the process."""
 
@@ -83,7 +93,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-MODELS: list[type[Any]] = [Item, Reference, Local, Remote]
+MODELS: list[type[Any]] = [Item, Reference, Local, Remote, Checked]
 I = Item.__table__  # noqa: E741
 
 
@@ -99,6 +109,7 @@ class World:
         Model.metadata.create_all(engine, tables=[m.__table__ for m in MODELS])
         with engine.begin() as connection:
             connection.execute(sa.insert(I), [{"id": i, "n": 0, "tag": f"t{i}"} for i in range(10)])
+            connection.execute(sa.insert(Checked), [{"id": 1, "n": 1}])
             for model in (Reference, Local, Remote):
                 tag = {"tag": "t1"} if model is Reference else {}
                 connection.execute(sa.insert(model), [{"id": 1, "n": 0, **tag}])
@@ -268,15 +279,11 @@ def a_late_writer_does_not_leave_its_row_over_a_newer_one(world: World) -> None:
     """Two writers of a key without a row lock: the first one's row must not come after the second's."""
     w, r = world.pair()
     names = _touched("sched_items:1")
-    old, new = _payload(w, 0), _payload(w, 7)
-    first = w.authority.marker.announce(names, "3", payloads={"sched_items:1": old})
-    second = w.authority.marker.announce(names, "3", payloads={"sched_items:1": new})
+    first = w.authority.marker.announce(names, "3", _image(b"row 0"))
+    second = w.authority.marker.announce(names, "3", _image(b"row 7"))
     w.authority.lift(second, Outcome.COMMITTED)
     w.authority.lift(first, Outcome.COMMITTED)
     w.sync()
-    with w.layer.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql("SELECT 1")
     assert r.ask("EXISTS", r.place.values + "sched_items:1") == 0
 
 
@@ -286,8 +293,10 @@ def _touched(*keys: str) -> Any:
     return Touched(keys=keys)
 
 
-def _payload(process: Process, n: int) -> Payload:
-    return Payload("=sched_items", b"-", b"row %d" % n, 60.0)
+def _image(entry: bytes) -> Any:
+    """A row that a writer would leave."""
+    space = SimpleNamespace(space="sched_items", entries=lambda rows: {"sched_items:1": (entry, 60.0)})
+    return SimpleNamespace(space=space, rows={}, xid=None)
 
 
 def a_transaction_that_has_written_caches_nothing_of_its_own(world: World) -> None:
@@ -344,6 +353,38 @@ def a_commit_whose_outcome_is_unknown_keeps_its_marks(world: World) -> None:
         deadline -= 1
     assert world.n() == 1, "the COMMIT arrived after all"
     assert read(r) == 1
+
+
+def a_commit_whose_outcome_is_unknown_leaves_no_row(world: World) -> None:
+    """The connection dies before COMMIT is sent; nobody knows that here. Later it is known that it has ended."""
+    w, r = world.pair()
+    assert hit(w) == 0
+    writer = writing(w).until("write.before_commit")
+    terminate_backends(world.pg_url)
+    with pytest.raises(sa.exc.DBAPIError):
+        writer.finish()
+    assert world.n() == 0
+    w.keep()
+    assert w.layer._parts.coherence.pending() == 0, "its end is known"
+    assert hit(w) == 0
+    assert read(r) == 0
+    write(w)
+    assert hit(w) == 1
+
+
+def a_commit_that_is_refused_leaves_no_row(world: World) -> None:
+    """A deferred constraint fails; the connection goes back to the pool without a rollback of its own."""
+    w, r = world.pair()
+    assert hit(w, model=Checked) == 1
+    connection = w.layer.engine.connect()
+    connection.execute(sa.update(Checked).where(Checked.__table__.c.id == 1).values(n=99))
+    with pytest.raises(sa.exc.IntegrityError):
+        connection.commit()
+    connection.close()
+    w.sync()
+    assert hit(w, model=Checked) == 1
+    assert read(r, model=Checked) == 1
+    assert w.layer._parts.coherence.pending() == 0
 
 
 def threading_wait() -> None:
@@ -451,7 +492,9 @@ def an_epoch_opens_in_two_transactions(world: World) -> None:
 
 def _wait_for_lock(connection: psycopg.Connection) -> None:
     for _ in range(1000):
-        row = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
+        row = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        ).fetchone()
         if row and row[0]:
             return
         threading_wait()
@@ -709,11 +752,36 @@ def a_slow_read_does_not_come_back_after_a_batch_has_seen_more(world: World) -> 
     assert hit(r) == 1
 
 
+def a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one(world: World) -> None:
+    """Another thread's read, begun while the first one is about to ask the database, may not be kept after it."""
+    w, r = world.pair()
+    assert hit(r, 2) == 0
+    r.layer.caches.ladders()[0].flights._patience = 0.01  # type: ignore[attr-defined]
+    first = Actor(lambda: read(r), cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
+def a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row(world: World) -> None:
+    w, r = world.pair()
+    first = Actor(lambda: r.layer.repository(Item).get_many([1, 2])[1].n, cut_off=True).until("test.loading")
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 1
+    assert other.finish() == 0
+    assert hit(r) == 1
+
+
 def a_process_reads_what_it_has_written(world: World) -> None:
     w, _ = world.pair()
     assert hit(w) == 0
-    writing(w).until("write.before_commit").finish()
+    bulk(w).until("write.before_commit").finish()
     assert hit(w) == 1
+    write(w)
+    assert hit(w) == 2
 
 
 def a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits(world: World) -> None:
@@ -966,6 +1034,16 @@ def _get_many(original: Any, self: Any, *arguments: Any) -> Any:
     return original(self, *arguments)
 
 
+def _load(original: Any, self: Any, *arguments: Any) -> Any:
+    pass_by("test.loading")
+    return original(self, *arguments)
+
+
+def _answer(nothing: Any) -> Callable[..., Any]:
+    """The shared tier, as an actor sees it who is cut off from Redis."""
+    return lambda original, self, *arguments: nothing if cut_off() else original(self, *arguments)
+
+
 def _init(original: Any, self: Any, *arguments: Any) -> Any:
     pass_by("test.init")
     return original(self, *arguments)
@@ -976,6 +1054,12 @@ SEAMS: dict[Callable[[World], None], Mutant] = {
     the_row_and_the_proof_are_of_one_snapshot: around(DriverReader, "proved", _proved),
     a_record_is_resolved_only_if_it_is_the_one_that_was_proved: around(RedisTier, "resolve", _resolve),
     a_batch_that_may_not_be_kept_takes_the_older_ones_away: around(RedisTier, "get_many", _get_many),
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: both(
+        around(RedisTier, "lease", _answer(None)), around(DriverReader, "one", _load)
+    ),
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: both(
+        around(RedisTier, "lease_many", _answer({})), around(DriverReader, "many", _load)
+    ),
     a_late_begin_of_an_epoch_does_not_bring_back_one_without_its_marks: around(l2.RedisBackplane, "init", _init),
 }
 
@@ -1104,12 +1188,21 @@ def _any_epoch(original: Any, self: Bus, ear: Any, stand: Any) -> float:
     return float(min(ear.until, stand.until))
 
 
-def _unpatient(original: Any, self: Strict, names: Any, connection: Any, *, patient: bool) -> Any:
-    return original(self, names, connection, patient=False)
+def _unpatient(original: Any, self: Strict, names: Any, connection: Any, *, patient: bool, **more: Any) -> Any:
+    return original(self, names, connection, patient=False, **more)
 
 
 def _lifts_all(original: Any, self: Marker, announced: Any, outcome: Outcome) -> None:
     original(self, announced, Outcome.ROLLED_BACK)
+
+
+def _ends_well(original: Any, self: Coherence, marks: Any, outcome: Outcome) -> None:
+    original(self, marks, Outcome.COMMITTED if outcome is Outcome.UNKNOWN else outcome)
+
+
+def _ignores_refusals(original: Any, self: WriteTracker, context: Any) -> None:
+    if context.is_disconnect:
+        original(self, context)
 
 
 def _all_ended(original: Any, self: Ledger, xids: Any) -> dict[str, bool]:
@@ -1177,13 +1270,19 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
         "DONE compares no counter": script("DONE", ("before == ARGV[4] and", "before and")),
     },
     a_transaction_that_has_written_caches_nothing_of_its_own: {
-        "it reads through the tiers": method(reads, "_plain_connection", lambda session, connection: True),
+        "it reads through the tiers": method(reads, "_clean", lambda session, connection: True),
     },
     a_transaction_with_an_old_snapshot_fills_nothing: {
         "isolation is not asked for": method(reads, "_UNSAFE_OPTIONS", ()),
     },
     a_commit_whose_outcome_is_unknown_keeps_its_marks: {
         "marks are lifted in every case": around(Marker, "lift", _lifts_all),
+    },
+    a_commit_whose_outcome_is_unknown_leaves_no_row: {
+        "what has ended has committed": around(Coherence, "_end", _ends_well),
+    },
+    a_commit_that_is_refused_leaves_no_row: {
+        "whoever tried to commit has committed": around(WriteTracker, "_error", _ignores_refusals),
     },
     a_mark_is_swept_away_only_when_its_writer_has_ended: {
         "the sweeper does not ask": around(Ledger, "ended", _all_ended),
@@ -1253,6 +1352,8 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_read_that_met_a_mark_takes_the_older_one_away: {
         "it leaves what is there": around(Guard, "finished", lambda f, self, key: None),
     },
+    a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
+    a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: {"it takes nothing away": NOT_FINISHED},
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import zoo
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session as PlainSession
+from sqlalchemy.sql import operators
 
 from datalayer import (
     AlreadyExistsError,
@@ -339,7 +340,7 @@ def test_search_has_a_default_limit(layer: DataLayer) -> None:
     [
         (lambda: Q(zoo.Member).where(nmae=1), "did you mean 'name'"),
         (lambda: Q(zoo.Member).limit(-1), "limit is -1"),
-        (lambda: Q(zoo.Member).where_sql("level > :n"), r"without a value: \['n'\]"),
+        (lambda: Q(zoo.Member).where_sql("level > :n"), r"without a value: n;"),
         (lambda: Q(zoo.Member).where("level > 1"), "condition such as"),
         (lambda: Q(int), "mapped class"),
     ],
@@ -369,7 +370,8 @@ def test_pages_join_to_the_whole_list_with_ties_nulls_and_mixed_directions(
     order = [d(c) for d, c in zip(directions, (zoo.Member.email, zoo.Member.name, zoo.Member.level), strict=True)]
     rng.shuffle(order)
     query = sa.select(zoo.Member).order_by(*order)
-    expected = [p.id for p in players.search(query.order_by(zoo.Member.id))]
+    last = sa.desc if order[-1].modifier is operators.desc_op else sa.asc
+    expected = [p.id for p in players.search(query.order_by(last(zoo.Member.id)))]
     size, seen, cursor = rng.randrange(1, 9), [], None
     while True:
         page = players.page(query, after=cursor, size=size)

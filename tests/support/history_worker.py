@@ -25,7 +25,7 @@ from sqlalchemy.orm import Mapped, relationship
 from datalayer import CachePolicy, DataLayer, Model, Repository, column
 from datalayer.coherence import fence
 from datalayer.contracts.pauses import pause_at
-from datalayer.errors import UnavailableError
+from datalayer.errors import TransactionFailed, UnavailableError
 from datalayer.testing.faults import die_with_parent, move_clients
 from datalayer.testing.histories import Recorder, Version
 
@@ -35,7 +35,7 @@ LEVELS = ("cached", "cached", "shared", "shared", "database")
 RUN, QUIET, END = range(3)
 
 #: How a call may fail while servers fail.
-EXPECTED = (sa.exc.SQLAlchemyError, UnavailableError)
+EXPECTED = (sa.exc.SQLAlchemyError, UnavailableError, TransactionFailed)
 
 
 class Plain(Model):

@@ -36,8 +36,9 @@ class Crashed(BaseException):
 class Actor:
     """One thread of control, played point by point."""
 
-    def __init__(self, job: Callable[[], Any]) -> None:
+    def __init__(self, job: Callable[[], Any], *, cut_off: bool = False) -> None:
         self._job = job
+        self.cut_off = cut_off
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._wanted: str | None = None
         self._doomed = self._ended = False
@@ -114,6 +115,11 @@ def pass_by(name: str) -> None:
     actor = getattr(_HERE, "actor", None)
     if actor is not None:
         actor.pass_point(name)
+
+
+def cut_off() -> bool:
+    """Whether the actor that runs here is cut off from Redis."""
+    return bool(getattr(getattr(_HERE, "actor", None), "cut_off", False))
 
 
 @contextmanager

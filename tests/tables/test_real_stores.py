@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+from stores import quick_sqlite
 
 from datalayer.contracts.provider import Provider
 from datalayer.tables import Layers, MemoryProvider, StoreProvider, Tables
@@ -33,17 +33,12 @@ class TestFileStore(ProviderCompliance):
 class TestSqlStore(ProviderCompliance):
     @pytest.fixture(autouse=True)
     def _database(self, sqlite_url: str) -> Iterator[None]:
-        self.engine = sa.create_engine(sqlite_url)
-        sa.event.listen(self.engine, "connect", _without_syncing)
+        self.engine = quick_sqlite(sqlite_url)
         yield
         self.engine.dispose()
 
     def make(self) -> Provider:
         return StoreProvider(kv.SqlStore(self.engine))
-
-
-def _without_syncing(connection: Any, _record: Any) -> None:
-    connection.execute("PRAGMA synchronous = OFF")
 
 
 class TestLayersOverAStore(ProviderCompliance):

@@ -265,6 +265,36 @@ def test_many_swaps_under_load_lose_no_call() -> None:
     assert errors == []
 
 
+def test_swaps_between_servers_lose_no_call(redis_url: str) -> None:
+    """Every value is written to one provider and read from it or the next; no call meets a closed connection."""
+    stop, errors, calls = threading.Event(), list[BaseException](), [0]
+
+    with Tables(RedisProvider(redis_url)) as tables:
+        table = tables.table("t", str)
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    table.set("k", "v")
+                    assert table.get("k") == "v"
+                    assert table.get_many(["k"]) == {"k": "v"}
+                    calls[0] += 1
+            except BaseException as error:
+                errors.append(error)
+
+        table.set("k", "v")
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        ended = [tables.swap_provider(RedisProvider(redis_url), timeout=10) for _ in range(25)]
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert calls[0] > 0
+    assert ended == [True] * 25
+
+
 def test_a_swap_to_the_same_provider_leaves_it_open(provider: MemoryProvider, tables: Tables) -> None:
     assert tables.swap_provider(provider) is True
     tables.table("t", str).set("k", "x")

@@ -185,6 +185,33 @@ def test_the_policy_picks_the_victim(eviction: str, victim: str) -> None:
     assert sorted(inner.keys()) == sorted(set("abcd") - {victim})
 
 
+def test_room_may_be_made_by_what_ends_soonest() -> None:
+    bounded: Any = Bounded(MemoryProvider(), max_entries=3, eviction="ttl")
+    memory: Any = MemoryProvider(max_entries=3, eviction="ttl")
+    for provider in (bounded, memory):
+        provider.set("ever", b"x")
+        provider.set("hour", b"x", 3600)
+        provider.set("day", b"x", 86_400)
+        provider.set("hour", b"x", 172_800)  # now two days: what it had before counts no more
+        assert provider.add("minute", b"x", 60) is True
+        assert not provider.exists("day")
+        provider.set_many({"a": b"x", "b": b"x"}, 90_000)
+        assert sorted(provider.keys()) == ["b", "ever", "hour"]
+        provider.set_many({"never": b"x", "nevermore": b"x"})
+        assert sorted(provider.keys()) == ["ever", "never", "nevermore"]
+        provider.set("again", b"x")
+        assert not provider.exists("ever"), "of those without an end the oldest goes"
+        assert provider.evictions == 6
+
+
+def test_what_ends_soonest_is_found_without_remembering_everything() -> None:
+    memory = MemoryProvider(max_entries=5, eviction="ttl", clock=lambda: 0.0)
+    for number in range(10_000):
+        memory.set(f"{number % 3}", b"x", 1 + number % 7)
+    assert len(memory._cache._ends) < 100  # type: ignore[attr-defined]
+    assert len(memory) == 3
+
+
 def test_a_bound_in_bytes_counts_keys_and_values() -> None:
     inner = MemoryProvider()
     bounded = Bounded(inner, max_bytes=100)

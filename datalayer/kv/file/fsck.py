@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ...errors import NotFoundError, StoreCorruptError, StoreError
 from ..history import Record
@@ -15,11 +16,18 @@ from .store import lock_volume
 from .volume import Volume, describe
 
 
-def fsck(path: str | os.PathLike[str], *, repair: bool = False, disk: Disk | None = None) -> Report:
+def fsck(
+    path: str | os.PathLike[str],
+    *,
+    repair: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    disk: Disk | None = None,
+) -> Report:
     """Check every file of the store at ``path``; what it says of damage is in the report.
 
     Without ``repair`` nothing is changed but the lock file. With it, interrupted commits are finished, left-over
     temporary files removed and damaged versions put into quarantine, so that the versions before them are served.
+    ``progress`` is called with the number of files that were read and of all.
     NotFoundError if there is no store, StoreLockedError if it is open, StoreCorruptError if it cannot be recognised.
     """
     volume = Volume(os.path.abspath(path), disk or RealDisk(), lambda: None)
@@ -31,7 +39,7 @@ def fsck(path: str | os.PathLike[str], *, repair: bool = False, disk: Disk | Non
             volume.prepare()
         elif missing := volume.look():
             return Report(volume.path, damages=[Damage(folder, "is missing") for folder in missing])
-        return _Check(volume, repair).run()
+        return _Check(volume, repair).run(progress)
     except OSError as error:
         raise StoreError(f"store {volume.path} could not be checked: {describe(error)}") from error
     finally:
@@ -44,11 +52,13 @@ class _Check:
         self._repair = repair
         self._recovery = Recovery(volume, repair=repair)
 
-    def run(self) -> Report:
+    def run(self, progress: Callable[[int, int], None] | None) -> Report:
         found = self._recovery.run()
-        for key, records in found.chains.items():
-            for record in records:
-                self._check(key, record)
+        versions = ((key, record) for key, records in found.chains.items() for record in records)
+        for done, (key, record) in enumerate(versions, start=1):
+            self._check(key, record)
+            if progress is not None:
+                progress(done, found.report.files)
         for name in self._volume.disk.list_dir(self._volume.at("quarantine")):
             if not any(damage.moved_to == f"quarantine/{name}" for damage in found.report.damages):
                 found.report.damages.append(Damage(f"quarantine/{name}", "was put there earlier"))

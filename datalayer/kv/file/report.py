@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,11 @@ class Damage:
     reason: str
     key: bytes | None = None
     moved_to: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """For JSON; ``key`` is in hexadecimal."""
+        key = None if self.key is None else self.key.hex()
+        return {"path": self.path, "reason": self.reason, "key": key, "moved_to": self.moved_to}
 
     def __str__(self) -> str:
         moved = f"; moved to {self.moved_to}" if self.moved_to else ""
@@ -37,6 +43,11 @@ class Report:
     def ok(self) -> bool:
         """Whether nothing is damaged."""
         return not self.damages
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        counts = {"keys": self.keys, "files": self.files, "finished": self.finished, "swept": self.swept}
+        return {"path": self.path, "ok": self.ok, **counts, "damages": [damage.to_dict() for damage in self.damages]}
 
     def __str__(self) -> str:
         return "\n".join([self._summary(), *self._lines()])

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from .clock import ManualClock
 from .durable import DurableCompliance
+from .engine import EngineCompliance
 from .expiring import ExpiringCompliance
+from .multistore import MultiStoreCompliance
 from .observable import ObservableCompliance
 from .provider import ProviderCompliance
 from .scannable import ScannableCompliance
@@ -23,8 +25,10 @@ from .versioned import VersionedCompliance
 
 __all__ = [
     "DurableCompliance",
+    "EngineCompliance",
     "ExpiringCompliance",
     "ManualClock",
+    "MultiStoreCompliance",
     "ObservableCompliance",
     "ProviderCompliance",
     "ScannableCompliance",

@@ -29,13 +29,15 @@ class RedisBackplane:
         return self._wire.place_of(self._home(name)).number
 
     def lineage(self, shard: int) -> bytes | None:
-        replies = self._wire.ask(self._wire.places[shard], pack(("INFO", "replication")), 1, urgent=True)
+        place = self._wire.places[shard]
+        replies = self._wire.ask(place, pack(("INFO", "replication")), 1, urgent=True, counted=False)
         lines = dict(line.partition(b":")[::2] for line in replies[0].split(b"\r\n")) if replies else {}
         return lines.get(b"master_replid") if lines.get(b"role") == b"master" else None
 
     def init(self, shard: int, lineage: bytes, epoch: bytes) -> bytes | Refusal:
         place = self._wire.places[shard]
-        replies = self._wire.ask(place, pack(("EVALSHA", SHA["INIT"], 1, place.header, lineage, epoch)), 1, urgent=True)
+        call = pack(("EVALSHA", SHA["INIT"], 1, place.header, lineage, epoch))
+        replies = self._wire.ask(place, call, 1, urgent=True, counted=False)
         return _accepted(replies) or bytes(replies[0][1])  # type: ignore[index]
 
     def mark(
@@ -96,7 +98,7 @@ class RedisBackplane:
             place = self._wire.places[shard]
             how = self._wire.topology.publish, place.channel, process, nonce
             requests[place] = place.call("HB", stand, (), *how), 1
-        answers = self._wire.ask_all(requests, urgent=True)
+        answers = self._wire.ask_all(requests, urgent=True, counted=False)
         return {shard: _beaten(answers.get(self._wire.places[shard])) for shard in stands}
 
     def marks(self, shard: int) -> dict[str, bytes]:
@@ -104,7 +106,7 @@ class RedisBackplane:
         found: dict[str, bytes] = {}
         while True:
             command = ("HSCAN", place.header, cursor, "MATCH", "m:*", "COUNT", 500)
-            replies = self._wire.ask(place, pack(command), 1)
+            replies = self._wire.ask(place, pack(command), 1, counted=False)
             if replies is None:
                 return found
             cursor, pairs = replies[0]

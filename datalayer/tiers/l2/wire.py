@@ -57,7 +57,7 @@ class Place:
 
 
 class Wire:
-    """The shards of one Redis. Thread-safe. ``round_trips`` counts waits for replies.
+    """The shards of one Redis. Thread-safe. ``round_trips`` counts a caller's waits for replies.
 
     ``on_error`` is told each failure's kind: connection, timeout, moved, refused, loading or auth.
     """
@@ -88,15 +88,23 @@ class Wire:
         return self.places[zlib.crc32(name.encode()) % len(self.places)]
 
     def ask(
-        self, place: Place, data: bytes, count: int, *, urgent: bool = False, once: bool = False
+        self,
+        place: Place,
+        data: bytes,
+        count: int,
+        *,
+        urgent: bool = False,
+        once: bool = False,
+        counted: bool = True,
     ) -> list[Any] | None:
         """The replies to ``count`` commands in one write, or None when Redis failed any of them.
 
         ``urgent``: even a server that the breaker keeps from reads is asked. ``once``: the commands may not run
-        twice, and may have run when their connection is found dead.
+        twice, and may have run when their connection is found dead. ``counted``: somebody waits for it.
         """
         if not urgent and not self._breaker.allow():
             return None
+        self.round_trips += counted
         try:
             return self._attempt(place, data, count, Links.take)
         except _Failed as failure:
@@ -127,21 +135,23 @@ class Wire:
                 raise _Failed(error, stale) from error
             raise  # interrupted half-way: nobody knows what the connection would say next
         links.give(link)
-        self.round_trips += 1
         if self._breaker.failed:
             self._breaker.success()
         return replies
 
-    def ask_all(self, requests: Mapping[Place, Request], *, urgent: bool = False) -> dict[Place, list[Any]]:
+    def ask_all(
+        self, requests: Mapping[Place, Request], *, urgent: bool = False, counted: bool = True
+    ) -> dict[Place, list[Any]]:
         """The replies of the shards that answered; the shards of one server share a round trip."""
         if len(requests) == 1:
             ((place, (data, count)),) = requests.items()
-            replies = self.ask(place, data, count, urgent=urgent)
+            replies = self.ask(place, data, count, urgent=urgent, counted=counted)
             return {} if replies is None else {place: replies}
         answers: dict[Place, list[Any]] = {}
         for places in self.by_server(requests):
             data = b"".join([requests[place][0] for place in places])
-            together = self.ask(places[0], data, sum(requests[place][1] for place in places), urgent=urgent)
+            total = sum(requests[place][1] for place in places)
+            together = self.ask(places[0], data, total, urgent=urgent, counted=counted)
             if together is None:  # one of them may have moved: each for itself
                 alone = [(place, self.ask(place, *requests[place], urgent=urgent)) for place in places[1:] and places]
                 answers |= {place: replies for place, replies in alone if replies is not None}

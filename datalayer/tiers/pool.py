@@ -1,0 +1,192 @@
+"""A pool of connections that keeps to its settings while nobody asks, and says which it is when it is exhausted.
+
+SQLAlchemy's pool looks at a connection only when somebody wants one. Here the *janitor*, one thread a layer, opens what
+``pool_min`` promises, and closes what has been idle or alive for too long. It starts with the first connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.util import queue
+
+from ..errors import PoolTimeout
+
+log = logging.getLogger("datalayer.l3")
+
+_SINCE = "datalayer.idle_since"
+
+
+class Exhausted(PoolTimeout, sa.exc.TimeoutError):
+    """Caught as this project's error and as SQLAlchemy's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manners:
+    """What a pool does beyond SQLAlchemy's. ``least`` connections stay open; idle ones beyond them are closed after
+    ``max_idle`` seconds (0: never). A connection's life ends up to ``jitter`` seconds before its time."""
+
+    name: str = "connections"
+    least: int = 0
+    max_idle: float = 0.0
+    jitter: float = 0.0
+
+
+class Pool(sa.pool.QueuePool):
+    """Thread-safe, as its base is."""
+
+    manners = Manners()
+
+    def recreate(self) -> Self:
+        made = super().recreate()
+        made.manners = self.manners  # type: ignore[attr-defined]
+        return made  # type: ignore[return-value]
+
+    def _do_get(self) -> Any:
+        try:
+            return super()._do_get()
+        except Exhausted:
+            raise
+        except sa.exc.TimeoutError as error:
+            raise Exhausted(
+                f"the pool of {self.manners.name} is exhausted: all {self.size()} connections were in use for "
+                f"{self._timeout:g} s (pool_size={self.size()}, pool_timeout={self._timeout:g}); raise one of them, "
+                "or look for sessions that stay open"
+            ) from error
+
+    def _do_return_conn(self, record: Any) -> None:
+        record.record_info[_SINCE] = time.monotonic()
+        super()._do_return_conn(record)
+
+    def open_connections(self) -> int:
+        """How many connections there are, lent or idle."""
+        return self.checkedin() + self.checkedout()
+
+    def tidy(self) -> None:
+        """Close idle connections whose time is over, the longest idle first, and open those that are missing."""
+        for record in self._overdue():
+            record.close()
+            self._dec_overflow()
+        while self.open_connections() < self.manners.least and self._inc_overflow():
+            try:
+                record = self._create_connection()
+            except BaseException:
+                self._dec_overflow()
+                raise
+            self._do_return_conn(record)
+
+    def _overdue(self) -> list[Any]:
+        """Take idle connections out that shall be closed."""
+        now = time.monotonic()
+        kept: list[Any] = []
+        out: list[Any] = []
+        spare = self.open_connections() - self.manners.least
+        for record in self._taken():
+            idle = now - record.record_info.get(_SINCE, now)
+            old = -1 < self._recycle < time.time() - record.starttime
+            if old or (spare > len(out) and 0 < self.manners.max_idle < idle):
+                out.append(record)
+            else:
+                kept.append(record)
+        for record in kept:
+            super()._do_return_conn(record)
+        return out
+
+    def _taken(self) -> list[Any]:
+        """All idle connections for a moment, the longest idle first; who needs one meanwhile opens a new one."""
+        found: list[Any] = []
+        while True:
+            try:
+                found.append(self._pool.get(False))
+            except queue.Empty:
+                break
+        return sorted(found, key=lambda record: record.record_info.get(_SINCE, 0.0))
+
+
+def shorten_lives(engine: sa.Engine) -> None:
+    """Let each new connection look older than it is, by chance, so that they are not all replaced at one time."""
+
+    def connected(_connection: Any, record: Any) -> None:
+        pool = engine.pool
+        if isinstance(pool, Pool) and pool.manners.jitter:
+            record.starttime -= random.random() * pool.manners.jitter
+
+    sa.event.listen(engine, "connect", connected)
+
+
+def open_now(engine: sa.Engine) -> None:
+    """Open the connections that a pool promises, one at least. Raises what connecting raises."""
+    least = engine.pool.manners.least if isinstance(engine.pool, Pool) else 1
+    with ExitStack() as stack:
+        for _ in range(max(1, least)):
+            stack.enter_context(engine.connect())
+
+
+class Janitor:
+    """Tidies the pools of some engines every ``period`` seconds, 0 for never. Thread-safe."""
+
+    def __init__(self, engines: Sequence[sa.Engine], period: float) -> None:
+        self._engines = engines
+        self._period = period
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if period and engines:
+            me = weakref.ref(self)
+
+            def connected(*_: Any) -> None:
+                janitor = me()
+                if janitor is not None and janitor._thread is None:
+                    janitor._start()
+
+            sa.event.listen(engines[0], "connect", connected)
+
+    def turn(self) -> None:
+        """Tidy once. A database that cannot be reached is somebody else's to report."""
+        for engine in self._engines:
+            pool = engine.pool
+            if not isinstance(pool, Pool):
+                continue
+            try:
+                pool.tidy()
+            except Exception as error:
+                log.debug("the pool of %s cannot be tidied (%s)", pool.manners.name, type(error).__name__)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(
+                    target=_run, args=(weakref.ref(self), self._stop, self._period), name="datalayer-pool", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread. Idempotent."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+
+    def reset_after_fork(self) -> None:
+        """The parent's thread stays the parent's; the child's starts with its first connection."""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = None
+
+
+def _run(owner: weakref.ref[Janitor], stop: threading.Event, period: float) -> None:
+    while not stop.is_set():
+        janitor = owner()
+        if janitor is None:
+            return
+        janitor.turn()
+        del janitor
+        stop.wait(period)
