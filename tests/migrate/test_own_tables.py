@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 from alembic_support import alembic
 from migrate_support import rows, run
-from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
-from datalayer import DataLayer, Model, column
+from datalayer import DataLayer, column
 from datalayer.coherence.ledger import Ledger
 from datalayer.migrate.runner import plan
 
@@ -23,7 +23,11 @@ SELECT table_name, ordinal_position, column_name, data_type, is_nullable, column
 FROM information_schema.columns WHERE table_name LIKE 'datalayer%' ORDER BY 1, 2"""
 
 
-class Owned(Model):
+class Base(DeclarativeBase):
+    pass
+
+
+class Owned(Base):
     __tablename__ = "own_tables_owned"
     id: Mapped[int] = column(primary_key=True)
 
