@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from .query.named import NamedQueries
     from .query.named import Plan as QueryPlan
 
+log = logging.getLogger("datalayer")
+
 T = TypeVar("T")
 P = TypeVar("P")
 
@@ -84,6 +87,8 @@ class DataLayer:
         self._closed = False
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
+        if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
+            log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
         if not self.settings.lazy_connect:
             self._at_start(lambda: open_now(self._parts.engine))
@@ -114,6 +119,8 @@ class DataLayer:
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
+        if parts.notices is not None:
+            parts.notices.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -151,6 +158,8 @@ class DataLayer:
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
+        if parts.notices is not None:
+            parts.notices.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()

@@ -220,7 +220,7 @@ class WriteTracker:
         work = self._find(connection)
         if work is None:
             return
-        work.prepared = False
+        work.prepared = work.refused = False  # one that was refused may be tried again, and succeed
         if work.written:
             work.committing = True
             self._mark(connection, work, self.imager)

@@ -112,7 +112,7 @@ def _write(layer: DataLayer, patients: Any, seats: Any, shut: Any) -> None:
 
 def test_redis_is_told_ciphertext_only(open_layer: OpenLayer, redis_url: str, key_prefix: str):
     def opened() -> DataLayer:
-        return open_layer(redis=redis_url, key_prefix=key_prefix)
+        return open_layer(redis=redis_url, key_prefix=key_prefix, redis_timeout=5.0, fence_lease=30.0)
 
     with listening(redis_url, key_prefix) as heard:
         one, two = opened(), opened()
