@@ -465,13 +465,17 @@ class Ladder:
         return _BARE + bytes(codec.encode(schema.shared.pick(values)))
 
     def decode_row(self, schema: Schema, key: tuple[Any, ...], entry: bytes) -> tuple[Any, ...] | None:
-        """What :meth:`encode_row` made, here or in another release; None when it cannot be told."""
+        """What :meth:`encode_row` made, here or in another release; None for another row or a shape that does not fit.
+
+        DecodeError for bytes that are damaged, or encrypted with a key that is not in the ring.
+        """
+        codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
         if entry.startswith(_BARE):
-            codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
             bare: tuple[Any, ...] = codec.decode(entry[1:])
             return bare
-        row = self._decode(schema, key, Key(self.space, self._key_text(key)), Found(entry, 0.0, _OVERLAY))
-        return row.values if row is not None else None
+        address = Key(self.space, self._key_text(key))
+        values = self._decode_any(codec, address, Found(entry, 0.0, _OVERLAY))
+        return values if values is not None and schema.shared_key_of(values) == key else None
 
     def keep_written(self, schema: Schema, key: tuple[Any, ...], ticket: Any, values: tuple[Any, ...] | Absent) -> None:
         """What a write has just left, if nothing else happened to the key since the ticket was taken before it."""
