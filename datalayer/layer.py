@@ -21,7 +21,7 @@ from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .crypto.manage import Crypto
-from .errors import ConfigError, UnavailableError
+from .errors import ConfigError, QueryError, UnavailableError
 from .models.schema import schema_of
 from .models.sealed import sealed_names, sealed_tables
 from .observe.health import Health, Status, TierHealth
@@ -114,6 +114,8 @@ class DataLayer:
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
+        if parts.notices is not None:
+            parts.notices.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -151,6 +153,8 @@ class DataLayer:
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
+        if parts.notices is not None:
+            parts.notices.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
@@ -282,6 +286,20 @@ class DataLayer:
         from .query.check import check_plans
 
         return check_plans(self.engine, self._plans(directory, interface).values(), self._tables())
+
+    def query_interface(self, directory: str | Path, name: str = "Interface") -> str:
+        """The source of a module that declares the named queries of a directory, with the types that PostgreSQL says.
+
+        QueryError for the first query that does not fit. ``datalayer queries interface`` is the same from a shell.
+        """
+        from .query.check import check_plans
+        from .query.stubs import interface_source
+
+        plans = self._plans(directory, None)
+        report = check_plans(self.engine, plans.values(), self._tables())
+        if report.failure is not None:
+            raise QueryError(report.failure)
+        return interface_source(name, report.checked, plans)
 
     def _plans(self, directory: str | Path, interface: Callable[..., Any] | None) -> dict[str, QueryPlan]:
         from .query.load import by_name, load_plans

@@ -19,6 +19,7 @@ from .coherence.guard import Guard
 from .coherence.ledger import Ledger
 from .coherence.local import Coherence
 from .coherence.loose import Loose
+from .coherence.notices import Notices
 from .coherence.strict import Strict
 from .coherence.touched import home, table_tag, vague_tag, value_tag
 from .config.settings import Settings
@@ -74,6 +75,7 @@ class Parts:
     statement_listeners: int = 0
     vault: Vault | None = None
     rules: StatementRules | None = None
+    notices: Notices | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -96,6 +98,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
+    notices = Notices(reading, coherence) if reading is not None else None
     catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
     caches = Caches(
@@ -103,7 +106,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         tracker=tracker,
         forget=coherence.forget,
         levels=levels,
-        make=_LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault)),
+        make=_LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault), notices),
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
@@ -140,6 +143,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         heard,
         vault,
         rules,
+        notices,
     )
 
 
@@ -351,6 +355,7 @@ class _LadderMaker:
         coherence: Coherence,
         clock: Clock,
         sealing: Callable[[Schema], RowSealing | None],
+        notices: Notices | None,
     ) -> None:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
@@ -358,6 +363,7 @@ class _LadderMaker:
         self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
+        self._notices = notices
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
         self._l1 = partial(_l1, settings, engine, clock=clock)
@@ -389,6 +395,8 @@ class _LadderMaker:
             eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         self._coherence.register(ladder)
+        if policy.external_writes and self._notices is not None:
+            self._notices.watch(schema.space, schema.key_types)
         return ladder
 
 

@@ -1,4 +1,4 @@
-"""``datalayer queries check``: whether the named queries of a directory fit the schema of a database.
+"""``datalayer queries check | interface``: whether named queries fit a database, and the class that declares them.
 
 Each query is prepared and none is run. Exit codes: 0 all fit, 1 one does not (it is named, the others after it are not
 looked at), 2 the command could not run.
@@ -29,11 +29,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     text = "prepare each query against the database; fails on the first that does not fit"
     check: argparse.ArgumentParser = commands.add_parser("check", help=text, description=text)
     check.set_defaults(run=run)
-    check.add_argument("directory", help="where the .sql files are")
     check.add_argument("--interface", metavar="MODULE:NAME", help="the class that declares the queries")
-    check.add_argument("--migrate", action="store_true", help="first add what the models have and the database lacks")
     check.add_argument("--json", action="store_true", help="print one JSON object")
-    add_options(check)
+    text = "print the source of a class that declares the queries, with the types that PostgreSQL says"
+    interface: argparse.ArgumentParser = commands.add_parser("interface", help=text, description=text)
+    interface.set_defaults(run=run_interface)
+    interface.add_argument("--name", default="Interface", help="what the class is called")
+    for command in (check, interface):
+        command.add_argument("directory", help="where the .sql files are")
+        command.add_argument(
+            "--migrate", action="store_true", help="first add what the models have and the database lacks"
+        )
+        add_options(command)
     return parser
 
 
@@ -48,6 +55,19 @@ def run(args: argparse.Namespace) -> int:
         except QueryError as error:
             report = QueriesReport(failure=str(error))
     return _show(args, report)
+
+
+def run_interface(args: argparse.Namespace) -> int:
+    """Print the class, or which query does not fit."""
+    with open_layer(args) as layer:
+        if args.migrate:
+            layer.migrate()
+        try:
+            print(layer.query_interface(args.directory, args.name), end="")
+        except QueryError as error:
+            print(f"does not fit: {error}", file=sys.stderr)
+            return UNFIT
+    return OK
 
 
 def _checked(layer: DataLayer, directory: str, interface: Any) -> QueriesReport:

@@ -169,7 +169,7 @@ class Coherence:
         for marks in list(self._lost):
             if self.remote.ended(marks.remote):
                 self._lost.remove(marks)
-                self._end(marks, Outcome.COMMITTED)
+                self._end(marks, Outcome.UNKNOWN)  # it has ended, nobody says how
 
     def forget(self, write_set: WriteSet) -> None:
         """Drop what ``write_set`` names from every tier, as if a transaction with it had just committed."""
@@ -183,6 +183,18 @@ class Coherence:
             self.remote.drop(names)
         finally:
             self._end(marks, Outcome.COMMITTED)
+
+    def suspend(self, write_set: WriteSet) -> Marks:
+        """Bypass the caches of this process for what ``write_set`` names, until :meth:`resume`."""
+        marks = Marks(write_set, tags=tuple(query_tags(write_set, ())))
+        self.tags.begin(marks.tags)
+        with self._lock:
+            self._active.add(marks)
+            self._announce(marks, self._spaces)
+        return marks
+
+    def resume(self, suspended: Marks) -> None:
+        self._end(suspended, Outcome.UNKNOWN)
 
     # -- what other processes say ----------------------------------------------------------------------------------
 

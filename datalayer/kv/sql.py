@@ -211,10 +211,10 @@ class SqlStore:
             connection.execute(self._statements.forget, {"k": key})
             return
         row = {
-            "new_key": key,
-            "new_value": write.value,
-            "new_ends_at": None if ends_at == FOREVER else ends_at,
-            "new_stamp": secrets.randbits(63),
+            "key": key,
+            "value": write.value,
+            "ends_at": None if ends_at == FOREVER else ends_at,
+            "stamp": secrets.randbits(63),
         }
         if self._upserts:
             connection.execute(self._statements.upsert, row)
@@ -223,7 +223,7 @@ class SqlStore:
 
     def _update_or_insert(self, connection: sa.Connection, row: dict[str, Any]) -> None:
         """What an upsert does, for databases whose upsert we do not know. The new stamp makes every update a change."""
-        update = {"k": row["new_key"], **row}
+        update = {"k": row["key"], **row}
         if connection.execute(self._statements.update, update).rowcount:
             return
         try:

@@ -30,7 +30,7 @@ def store_table(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 class Statements:
-    """What is asked of one table. Parameters: ``k``, ``now``, and a row's columns with ``new_`` before them."""
+    """What is asked of one table. Parameters: ``k``, ``now``, and for what writes a row its columns."""
 
     def __init__(self, table: sa.Table, dialect: str) -> None:
         self.table = table
@@ -47,9 +47,9 @@ class Statements:
         self.sweep = sa.delete(table).where(this, columns.ends_at <= now)
         self.sweep_all = sa.delete(table).where(columns.ends_at <= now)
         self.forget = sa.delete(table).where(this)
-        self.insert = sa.insert(table).values(_new(table))
-        self.update = sa.update(table).where(this).values(_new(table))
-        self.upsert: Any = upsert(dialect, table, _new(table), once=()) if dialect in UPSERTING else None
+        self.insert = sa.insert(table)
+        self.update = sa.update(table).where(this)
+        self.upsert: Any = upsert(dialect, table, columns.keys()) if dialect in UPSERTING else None
 
     def page(self, prefix: bytes, after: bytes | None, *names: str) -> Any:
         """A page of the rows under a prefix, in order of their keys."""
@@ -60,10 +60,6 @@ class Statements:
         if end := _end(prefix):
             picked = picked.where(key < end)
         return picked if after is None else picked.where(key > after)
-
-
-def _new(table: sa.Table) -> dict[str, Any]:
-    return {column.name: sa.bindparam(f"new_{column.name}", type_=column.type) for column in table.c}
 
 
 def _end(prefix: bytes) -> bytes:

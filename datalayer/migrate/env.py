@@ -29,7 +29,7 @@ from .lock import only_migrator
 from .names import for_text
 from .options import MigrateOptions
 from .scope import Scope
-from .steps import Plan
+from .steps import Plan, is_own
 from .types import differ
 
 log = logging.getLogger("datalayer.migrate")
@@ -70,12 +70,19 @@ def options(connection: sa.Connection, models: Any, *, additive: MigrateOptions 
     return {
         **_common(metadatas, connection.dialect.name),
         "include_object": not_ours(facts),
-        "include_name": lambda name, kind, _parents: kind != "schema" or name in schemas,
+        "include_name": lambda name, kind, _parents: _asked(name, kind, schemas),
         "include_schemas": bool(schemas - {None}),
         "compare_type": differ,
         "compare_server_default": False,
         "process_revision_directives": Rewriter(metadatas, additive or MigrateOptions()),
     }
+
+
+def _asked(name: str | None, kind: str, schemas: set[str | None]) -> bool:
+    """Alembic's ``include_name``: our own tables are not even read: SQLAlchemy does not know all their types."""
+    if kind == "schema":
+        return name in schemas
+    return kind != "table" or name is None or not is_own(name)
 
 
 def _metadatas(models: Any) -> list[sa.MetaData]:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Mapper
 
-from ..crypto.column import EncryptedText, SealedValue
+from ..crypto.column import EncryptedColumnError, EncryptedText, SealedValue
 from ..crypto.rows import SealedRows, row_name
 from ..crypto.tables import blind_columns, reseal_blind, seal_column, sealed_columns
 from ..crypto.values import SealedValues
@@ -110,6 +110,23 @@ def encrypted_attributes(mapper: Mapper[Any]) -> Mapping[str, sa.Column[Any]]:
         }
         mapper.__dict__[_MEMO] = known
     return known
+
+
+def refuse_in_text(mapper: Mapper[Any], words: Sequence[str]) -> None:
+    """QueryError for SQL that asks an encrypted column for more than whether it IS NULL.
+
+    ``words`` are the names in the SQL. A comparison would find no row, and send readable text to the database.
+    """
+    columns = {column.name.lower(): column for column in encrypted_attributes(mapper).values()}
+    for i, word in enumerate(words):
+        column = columns.get(word.lower())
+        after = [name.upper() for name in words[i + 1 : i + 4]]
+        if column is not None and after[:2] != ["IS", "NULL"] and after != ["IS", "NOT", "NULL"]:
+            kind: Any = column.type
+            raise EncryptedColumnError(
+                f"{kind.place} is encrypted: SQL text can ask whether its ciphertext IS NULL, and nothing else; "
+                f"use where({mapper.class_.__name__}.{mapper.get_property_by_column(column).key} == ...)"
+            )
 
 
 def opened(dialect: sa.Dialect, kind: Any, text: str | None, key: Sequence[Any]) -> str | None:

@@ -12,7 +12,9 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm.interfaces import ORMOption
 
+from ..config.forget import forgetful
 from ..errors import InvalidModelError, QueryError
+from ..models.sealed import refuse_in_text
 from .attributes import attribute, column_attribute, row_shape_of_model
 from .rows import RowShape, is_row_class, shape_of
 from .text import parse_condition
@@ -65,21 +67,24 @@ class Q(Generic[T]):
 
     # -- which rows ------------------------------------------------------------------------------------------------
 
-    def where(self, *criteria: Any, **equal: Any) -> Self:
+    @forgetful
+    def where(self, /, *criteria: Any, **equal: Any) -> Self:
         """Only rows that meet every criterion; keywords compare attributes with values (None is IS NULL)."""
         made = [self._criterion(item) for item in criteria]
         made += [self._equal(name, value) for name, value in equal.items()]
         return replace(self, criteria=(*self.criteria, *made))
 
-    def where_sql(self, text: str, **parameters: Any) -> Self:
+    @forgetful
+    def where_sql(self, text: str, /, **parameters: Any) -> Self:
         """A condition as SQL text; every value is a bound parameter: ``where_sql("level > :n", n=10)``.
 
         ``id IN :ids`` takes a list. ``::type`` is a cast; colons in strings and comments mean nothing. The text may not
-        end its condition: parentheses that do not match, semicolons and strings without an end are refused.
+        end its condition: parentheses that do not match, semicolons and strings without an end are refused. Encrypted
+        columns may be asked whether they are NULL.
         """
-        clause = parse_condition(text, f"where_sql({_short(text)})").bound(
-            parameters, f"where_sql({_short(text)})", unique=True
-        )
+        found = parse_condition(text, f"where_sql({_short(text)})")
+        refuse_in_text(cast(Any, inspect(self.model)), found.names)
+        clause = found.bound(parameters, f"where_sql({_short(text)})", unique=True)
         return replace(self, criteria=(*self.criteria, clause))
 
     def _criterion(self, item: Any) -> Any:

@@ -25,7 +25,10 @@ from .types import without_none
 
 @dataclass(frozen=True, slots=True)
 class CheckedQuery:
-    """A query that fits. Types are the database's names for them, empty where it knows none."""
+    """A query that fits. Types are the database's names for them, empty where it knows none.
+
+    ``not_null``: columns that are certain to hold a value.
+    """
 
     name: str
     kind: str
@@ -33,6 +36,7 @@ class CheckedQuery:
     line: int
     parameters: Mapping[str, str]
     columns: Mapping[str, str]
+    not_null: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,9 @@ def _check(connection: sa.Connection, plan: Plan, tables: set[str]) -> CheckedQu
     definition = plan.definition
     dialect = connection.dialect.name
     columns: Typed | None
+    certain: tuple[str, ...] = ()
     if dialect == "postgresql" and connection.dialect.driver == "psycopg":
-        parameters, columns = _describe(connection, plan)
+        parameters, columns, certain = _describe(connection, plan)
     elif dialect == "sqlite":
         parameters, columns = _explain(connection, plan)
     else:
@@ -80,7 +85,7 @@ def _check(connection: sa.Connection, plan: Plan, tables: set[str]) -> CheckedQu
             raise QueryError(f"{definition.place}: there is no table {write.table}, which '-- writes:' names")
     found = dict(columns or ())
     return CheckedQuery(
-        definition.name, definition.kind, definition.path.name, definition.line, dict(parameters), found
+        definition.name, definition.kind, definition.path.name, definition.line, dict(parameters), found, certain
     )
 
 
@@ -90,7 +95,7 @@ Typed = list[tuple[str, str]]
 # -- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-def _describe(connection: sa.Connection, plan: Plan) -> tuple[Typed, Typed]:
+def _describe(connection: sa.Connection, plan: Plan) -> tuple[Typed, Typed, tuple[str, ...]]:
     from psycopg.pq import ExecStatus  # the driver, only where it is used
 
     names = list(plan.definition.sql.parameters)
@@ -104,11 +109,30 @@ def _describe(connection: sa.Connection, plan: Plan) -> tuple[Typed, Typed]:
         raise QueryError(_complaint(described, plan, text))
     parameters = [described.param_type(i) for i in range(described.nparams)]
     columns = [(described.fname(i).decode(), described.ftype(i)) for i in range(described.nfields)]
+    origins = {(described.ftable(i), described.ftablecol(i)): columns[i][0] for i in range(described.nfields)}
     known = _type_names(connection, {*parameters, *(kind for _, kind in columns)})
     return (
         list(zip(names, (known[kind] for kind in parameters), strict=True)),
         [(name, known[kind]) for name, kind in columns],
+        tuple(_not_null(connection, plan, origins)),
     )
+
+
+# What can make a row without a column's own value.
+_OUTER = frozenset({"LEFT", "RIGHT", "FULL", "GROUPING", "ROLLUP", "CUBE", "UNION", "INTERSECT", "EXCEPT"})
+
+
+def _not_null(connection: sa.Connection, plan: Plan, origins: Mapping[tuple[int, int], str]) -> list[str]:
+    """The columns that come straight from a NOT NULL column of a table."""
+    known = {origin: name for origin, name in origins.items() if all(origin)}
+    if not known or any(token.text.upper() in _OUTER for token in plan.definition.sql.tokens):
+        return []
+    pairs = ", ".join(f"({int(table)}, {int(column)})" for table, column in known)
+    rows = connection.exec_driver_sql(
+        "SELECT attrelid::bigint, attnum FROM pg_attribute "
+        f"WHERE attnotnull AND (attrelid::bigint, attnum) IN ({pairs})"
+    )
+    return [known[int(row[0]), int(row[1])] for row in rows]
 
 
 def _complaint(result: Any, plan: Plan, text: str) -> str:

@@ -109,7 +109,7 @@ class NamedQuery:
         self.__doc__ = plan.definition.doc or None
         self.__signature__ = plan.signature
 
-    def __call__(self, *args: Any, **given: Any) -> Any:
+    def __call__(self, /, *args: Any, **given: Any) -> Any:
         plan = self._plan
         definition = plan.definition
         clause = definition.sql.bound(plan.values(args, given), definition.place)
@@ -117,17 +117,13 @@ class NamedQuery:
             if not self._own and session.autoflush:
                 session.flush()
             written = tuple(resolve(definition.written, self._tables())) if definition.written else ()
-            try:
-                return self._read(session, clause, written)
-            finally:
-                if written and not self._own:
-                    _expire(session, written)
+            if written and not self._own:
+                _expire(session, written)
+            return self._read(session, clause, written)
 
     def _read(self, session: Session, clause: sa.TextClause, written: tuple[Written, ...]) -> Any:
         definition, shape = self._plan.definition, self._plan.shape
-        options: dict[str, Any] = {"datalayer_writes": written}
-        if isinstance(shape, Entities) and written:
-            options["populate_existing"] = True
+        options = {"datalayer_writes": written}
         if shape is None:
             done: Any = session.execute(clause, execution_options=options)
             done.close()
@@ -136,11 +132,14 @@ class NamedQuery:
         if not isinstance(shape, Entities) and not result.returns_rows:
             raise QueryError(f"{definition.place} is :{definition.kind} and its statement returns no rows; use :exec")
         make = shape.rows(result, definition.place)
-        rows = result.all()
         if definition.kind == "many":
-            return [make(row) for row in rows]
+            return [make(row) for row in result.all()]
+        rows = result.fetchmany(2)
+        result.close()
         if len(rows) > 1:
-            raise QueryError(f"{definition.place} is :{definition.kind} and has {len(rows)} rows; use :many or LIMIT 1")
+            raise QueryError(
+                f"{definition.place} is :{definition.kind} and has more rows than one; use :many or LIMIT 1"
+            )
         if not rows and self._plan.required:
             raise NotFoundError(f"{definition.place} has no row")
         return make(rows[0]) if rows else None
@@ -158,7 +157,7 @@ def resolve(written: tuple[Written, ...], tables: set[str]) -> Iterator[Written]
 
 
 def _expire(session: Session, written: tuple[Written, ...]) -> None:
-    """What the session has loaded of these tables is read again."""
+    """What the session has loaded of these tables is read again, unless it has changes that are not flushed."""
     tables = {write.table for write in written}
     for instance in list(session.identity_map.values()):
         state: Any = sa.inspect(instance)

@@ -86,6 +86,11 @@ class SqlText:
                 parts[i] += " "  # ":n::int" would not be seen as a parameter
         return sa.text("".join(parts))
 
+    @property
+    def names(self) -> list[str]:
+        """The words of the SQL and what it quotes as names, in their order; None of them is a string."""
+        return [t.text.strip('"`') if t.kind == "name" else t.text for t in self.tokens if t.kind in ("word", "name")]
+
     def bound(self, values: Mapping[str, Any], what: str, *, unique: bool = False) -> sa.TextClause:
         """The clause with a value for each parameter. QueryError for missing and unknown ones, and for SQL as a value.
 

@@ -39,7 +39,7 @@ _Imager = Callable[[sa.Connection, WriteSet], Image | None]
 class _Work:
     """One connection's open transaction: what it wrote, and the marks it holds once it is committing."""
 
-    __slots__ = ("committing", "marks", "prepared", "schema", "tokens", "written")
+    __slots__ = ("committing", "marks", "prepared", "refused", "schema", "tokens", "written")
 
     def __init__(self) -> None:
         self.written = WriteSet()
@@ -47,6 +47,7 @@ class _Work:
         self.tokens: list[Token] | None = None
         self.committing = False
         self.prepared = False
+        self.refused = False
         self.schema = False
 
 
@@ -219,7 +220,7 @@ class WriteTracker:
         work = self._find(connection)
         if work is None:
             return
-        work.prepared = False
+        work.prepared = work.refused = False  # one that was refused may be tried again, and succeed
         if work.written:
             work.committing = True
             self._mark(connection, work, self.imager)
@@ -254,13 +255,18 @@ class WriteTracker:
             self._finish(connection.info, Outcome.ROLLED_BACK)
 
     def _error(self, context: Any) -> None:
-        """A connection was lost under a COMMIT, or under a statement that is its own transaction: AUTOCOMMIT."""
+        """A COMMIT, or a statement that is its own transaction (AUTOCOMMIT), that raised.
+
+        The connection was lost under it, or the server refused the COMMIT, and a rollback may follow.
+        """
         connection = context.connection
-        if connection is None or not context.is_disconnect:
+        work = self._find(connection) if connection is not None else None
+        if work is None or not work.marks:
             return
-        work = self._find(connection)
-        if work is not None and work.marks:
+        if context.is_disconnect:
             self._finish(connection.info, Outcome.UNKNOWN)
+        elif work.committing and context.statement is None:
+            work.refused = True
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         work = record.info.get(self._slot)
@@ -276,7 +282,7 @@ class WriteTracker:
             work.written = WriteSet()
         if work.tokens is None and not work.written:
             info.pop(self._slot)
-        marks, work.marks, work.committing = work.marks, [], False
+        marks, work.marks, work.committing, work.refused = work.marks, [], False, False
         if work.schema:
             self._catalog.forget()
         if marks and outcome is Outcome.COMMITTED:
@@ -292,7 +298,7 @@ def _autocommits(connection: sa.Connection) -> bool:
 def _ended(work: _Work) -> Outcome:
     if work.prepared:
         return Outcome.UNKNOWN
-    return Outcome.COMMITTED if work.committing else Outcome.ROLLED_BACK
+    return Outcome.COMMITTED if work.committing and not work.refused else Outcome.ROLLED_BACK
 
 
 def _is_unit_of_work(context: Any) -> bool:

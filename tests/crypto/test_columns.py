@@ -123,7 +123,24 @@ def _on_conflict(layer: DataLayer) -> None:
         connection.execute(statement.on_conflict_do_update(index_elements=[T.c.id], set_=changed))
 
 
+def _bulk_load(layer: DataLayer) -> None:
+    layer.repository(Patient).bulk_load([patient(i) for i in (1, 2, 3)])
+
+
+def _bulk_load_of_dicts(layer: DataLayer) -> None:
+    rows = [{"id": i, "ward": "w", "email": f"p{i}@x", "city": "porto", "notes": f"note {i}"} for i in (1, 2, 3)]
+    layer.repository(Patient).bulk_load(rows, on_conflict="ignore")
+
+
+def _bulk_update(layer: DataLayer) -> None:
+    layer.repository(Patient).create(patient(email="before@x", notes="before"))
+    layer.repository(Patient).bulk_load([patient(1), patient(2)], on_conflict="update")
+
+
 WAYS = [
+    _bulk_load,
+    _bulk_load_of_dicts,
+    _bulk_update,
     _create,
     _upsert,
     _update,
@@ -339,6 +356,28 @@ def test_what_no_operator_sees_is_an_error_when_it_is_run(layer: DataLayer, make
             session.execute(make())
 
 
+@pytest.mark.parametrize(
+    "text", ["email = :x", "lower(email) = :x", '"EMAIL" > :x', "patients.notes LIKE :x", "ward = :x OR city = :x"]
+)
+def test_sql_text_that_compares_an_encrypted_column_is_refused(text: str):
+    with pytest.raises(
+        QueryError, match=r"patients\.\w+ is encrypted: SQL text can ask whether its ciphertext IS NULL"
+    ):
+        Q(Patient).where_sql(text, x="secret")
+
+
+def test_sql_text_may_ask_whether_an_encrypted_column_is_null(layer: DataLayer):
+    patients = layer.repository(Patient)
+    patients.create_many([patient(1), patient(2, email=None, ward="email = ?")])
+    for text, given, expected in (
+        ("email IS NULL", {}, [2]),
+        ('patients."email" is not null', {}, [1]),
+        ("ward = 'email = ?' AND city IS NOT NULL", {}, [2]),
+        ("ward = :email", {"email": "w"}, [1]),
+    ):
+        assert [p.id for p in patients.search(Q(Patient).where_sql(text, **given))] == expected
+
+
 def test_an_upsert_without_the_digest_is_refused(layer: DataLayer):
     insert: Any = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[layer.engine.dialect.name]
     statement = insert(T).values(id=1, ward="w", email="p1@x")
@@ -349,6 +388,13 @@ def test_an_upsert_without_the_digest_is_refused(layer: DataLayer):
         conflicting = statement.on_conflict_do_update(index_elements=[T.c.id], set_=changed)
         with layer.engine.connect() as connection, pytest.raises(QueryError, match=message):
             connection.execute(conflicting)
+
+
+def test_aggregates_of_an_encrypted_column_are_refused(layer: DataLayer):
+    patients = layer.repository(Patient)
+    for aggregate in (patients.min, patients.max, patients.sum):
+        with pytest.raises(QueryError, match="email"):
+            aggregate("email")
 
 
 def test_literals_are_not_rendered():

@@ -45,6 +45,17 @@ def _many(layer: DataLayer) -> uuid.UUID:
         return tokens[3].id
 
 
+def _bulk_load(layer: DataLayer) -> uuid.UUID:
+    layer.repository(Token).bulk_load([Token(id=uuid.UUID(int=1), secret="a"), Token(id=ID, secret="s")])
+    return ID
+
+
+def _bulk_update(layer: DataLayer) -> uuid.UUID:
+    layer.repository(Token).create(Token(id=ID, secret="before"))
+    layer.repository(Token).bulk_load([{"id": ID, "secret": "s"}], on_conflict="update")
+    return ID
+
+
 def _core(layer: DataLayer) -> uuid.UUID:
     with layer.engine.begin() as connection:
         connection.execute(sa.insert(T), [{"id": uuid.UUID(int=1), "secret": "a"}, {"id": ID, "secret": "b"}])
@@ -73,7 +84,7 @@ def _returning(layer: DataLayer) -> uuid.UUID:
     return ID
 
 
-WAYS = [_create, _upsert, _update, _many, _core, _core_default, _orm_statements, _returning]
+WAYS = [_create, _upsert, _update, _many, _bulk_load, _bulk_update, _core, _core_default, _orm_statements, _returning]
 
 
 @pytest.mark.parametrize("write", WAYS, ids=lambda way: way.__name__.strip("_"))

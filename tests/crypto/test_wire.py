@@ -101,6 +101,8 @@ def _write(layer: DataLayer, patients: Any, seats: Any, shut: Any) -> None:
     patients.compare_and_set(changed, expected={"id": 5})
     patients.create(Patient(id=6, ward="w", email=f"{SECRET}-six"))
     patients.delete(6)
+    patients.bulk_load([Patient(id=7, ward="w", email=f"{SECRET}-seven", notes=SECRET)], on_conflict="update")
+    patients.delete_many([7])
     seats.update(("a", 1), guest=SECRET + "?")
     shut.update(0, bound=SECRET + "?")
     with layer.begin() as session:
@@ -110,7 +112,7 @@ def _write(layer: DataLayer, patients: Any, seats: Any, shut: Any) -> None:
 
 def test_redis_is_told_ciphertext_only(open_layer: OpenLayer, redis_url: str, key_prefix: str):
     def opened() -> DataLayer:
-        return open_layer(redis=redis_url, key_prefix=key_prefix)
+        return open_layer(redis=redis_url, key_prefix=key_prefix, redis_timeout=5.0, fence_lease=30.0)
 
     with listening(redis_url, key_prefix) as heard:
         one, two = opened(), opened()

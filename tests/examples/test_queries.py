@@ -52,6 +52,61 @@ def test_the_example_runs_on_postgresql_and_its_queries_fit(pg_url: str) -> None
     assert len(shown.splitlines()) == 5
 
 
+INTERFACE = '''\
+"""Made by ``datalayer queries interface`` from .sql files; make it anew instead of editing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from datalayer import Queries
+
+
+class StandingsRow(NamedTuple):
+    region: str
+    players: int | None
+    best: int | None
+
+
+class SeenSinceRow(NamedTuple):
+    id: int
+    name: str
+    region: str
+    score: int
+    seen: datetime | None
+
+
+class PromoteRow(NamedTuple):
+    id: int
+    name: str
+    region: str
+    score: int
+    seen: datetime | None
+
+
+class Made(Queries, Protocol):
+    def standings(self) -> list[StandingsRow]: ...
+    def seen_since(self, *, moment: datetime, regions: Sequence[str]) -> list[SeenSinceRow]: ...
+    def best_score(self, *, region: str) -> int | None: ...
+    def promote(self, *, by: int, id: int) -> PromoteRow | None: ...
+    def rename_region(self, *, new: str, old: str) -> int: ...
+'''
+
+
+def test_the_class_that_declares_the_queries_can_be_made(pg_url: str, tmp_path: Path) -> None:
+    options = ["--models", "examples.queries:Base", "--url", pg_url, "--migrate"]
+    made = run("-m", "datalayer", "queries", "interface", "examples/queries", "--name", "Made", *options)
+    assert made == INTERFACE
+    (tmp_path / "made.py").write_text(made)
+    options += ["--interface", "made:Made"]
+    path = os.pathsep.join((str(ROOT), str(tmp_path)))
+    assert "ok: players.sql" in run(
+        "-m", "datalayer", "queries", "check", "examples/queries", *options, PYTHONPATH=path
+    )
+
+
 @pytest.mark.parametrize("number", range(2))
 def test_the_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "queries.md").read_text(), re.DOTALL)

@@ -69,12 +69,12 @@ def test_every_flipped_bit_is_detected_or_harmless(small: Path) -> None:
     flips = 0
     for file, data in sound.items():
         for position in range(len(data or b"")):
-            for bit in range(8):
+            for bit in range(8) if LONG else (position % 8, (position + 3) % 8):
                 check_flip(
                     {**sound, file: flipped(data or b"", position, bit)}, f"bit {bit} of byte {position} of {file}"
                 )
                 flips += 1
-    assert flips > 3000
+    assert flips > (3000 if LONG else 800)
 
 
 def tree_of(path: Path) -> Tree:
@@ -458,7 +458,7 @@ WRITER = """
 def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, rng: random.Random) -> None:
     """kill -9 at a random moment, again and again, in one store."""
     path, expected, last = tmp_path / "kv", dict[bytes, bytes](), 0
-    for _ in range(100 if LONG else 5):
+    for _ in range(100 if LONG else 4):
         writer = python(WRITER, str(path), str(last))
         assert writer.stdout is not None
         for _ in range(rng.randrange(1, 150 if LONG else 60)):

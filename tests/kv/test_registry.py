@@ -187,3 +187,35 @@ def test_errors_name_the_store_the_key_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=str(tmp_path / "file")) as caught:
         FileStore(tmp_path / "file")
     assert isinstance(caught.value.__cause__, OSError)
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["memory", "file"])
+def test_a_store_tells_its_whole_life(engine: str, tmp_path: Path) -> None:
+    store: Any = open_store(engine, "mine", **({"path": tmp_path / "kv", "sync": False} if engine == "file" else {}))
+    heard: list[tuple[str, str, tuple[bytes, ...]]] = []
+    store.subscribe(lambda event: heard.append((event.kind, event.store, event.keys)))
+    store.put(b"a", b"1")
+    store.put(b"a", b"2")
+    store.restore(b"a", store.versions(b"a")[0])
+    with store.begin() as transaction:
+        transaction.put(b"b", b"1")
+        transaction.delete(b"a")
+    store.delete(b"b")
+    store.close()
+    store.close()
+    assert [kind for kind, _, _ in heard] == ["put", "put", "restore", "commit", "delete", "close"]
+    assert {name for _, name, _ in heard} == {"mine"}
+    assert set(heard[3][2]) == {b"a", b"b"}
+
+
+def test_no_value_is_part_of_an_event(tmp_path: Path) -> None:
+    heard: list[str] = []
+    with closing(MemoryStore()) as store:
+        store.subscribe(lambda event: heard.append(repr(event)))
+        store.put(b"k", b"hunter2")
+        with store.begin() as transaction:
+            transaction.put(b"k", b"hunter2")
+    assert "hunter2" not in "".join(heard)

@@ -17,8 +17,6 @@ from datalayer.kv import SqlStore
 from datalayer.testing.compliance import (
     ExpiringCompliance,
     ManualClock,
-    ScannableCompliance,
-    StoreCompliance,
     TransactionalCompliance,
 )
 from datalayer.testing.counting import Statements
@@ -47,7 +45,7 @@ def shared_engine(pg_module_url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-class TestWithoutAnUpsert(StoreCompliance, ScannableCompliance, ExpiringCompliance, TransactionalCompliance):
+class TestWithoutAnUpsert(ExpiringCompliance, TransactionalCompliance):
     @pytest.fixture
     def store(self, shared_engine: sa.Engine, key_prefix: str, clock: ManualClock) -> Iterator[Any]:
         with closing(Plain(shared_engine, table=key_prefix, clock=clock)) as store:

@@ -255,7 +255,7 @@ class OverlayMachine(TransactionMachine):
 
 
 SHORT = settings(
-    max_examples=2000 if os.environ.get("DATALAYER_TEST_LONG") else 120, stateful_step_count=30, deadline=None
+    max_examples=2000 if os.environ.get("DATALAYER_TEST_LONG") else 60, stateful_step_count=30, deadline=None
 )
 
 TestVersionsInMemory = VersionMachine.TestCase

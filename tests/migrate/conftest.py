@@ -22,3 +22,10 @@ def pg_engine(pg_url: str) -> Iterator[sa.Engine]:
     """An engine on an empty PostgreSQL database."""
     with DataLayer(pg_url) as layer:
         yield layer.engine
+
+
+@pytest.fixture(params=["sqlite-file", pytest.param("postgres", marks=pytest.mark.postgres)])
+def any_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of each kind; one in memory is a file to us."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite-file" else "pg_url")
+    return url

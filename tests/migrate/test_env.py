@@ -32,6 +32,8 @@ engine.dispose()
 """
 TEMPLATE = Path(__file__).parents[2] / "migrations" / "script.py.mako"
 
+POSTGRES = pytest.mark.parametrize("any_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+
 Make = Callable[..., Config]
 
 
@@ -107,10 +109,9 @@ def revision(config: Config, message: str) -> str:
     return Path(made.path).read_text()
 
 
+@POSTGRES
 def test_an_index_is_created_outside_of_the_transaction(config: Make) -> None:
     first = config(things())
-    if not _postgres(first):
-        pytest.skip("SQLite has no CONCURRENTLY")
     migrate(engine_of(first), things())
     text = revision(config(richer()), "index")
     assert "with op.get_context().autocommit_block():\n        op.create_index('ix_things_name'" in text
@@ -137,12 +138,11 @@ def test_leftovers_are_logged_and_left(config: Make, caplog: pytest.LogCaptureFi
     assert "datalayer_" not in " ".join(left_out)
 
 
+@POSTGRES
 def test_offline_sql_has_the_time_outs_and_the_index_between_transactions(
     config: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = config(things())
-    if not _postgres(first):
-        pytest.skip("SQLite has no CONCURRENTLY")
     command.revision(first, "first", autogenerate=True)
     command.upgrade(first, "head")
     second = config(richer())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from herd import Herd
 from migrate_support import migrate, rows, run, things, valid
 
 from datalayer.errors import MigrationError, MigrationLockedError
@@ -18,48 +16,8 @@ from datalayer.migrate.options import MigrateOptions
 from datalayer.migrate.runner import create_missing, plan
 from datalayer.migrate.status import migration_status
 
-ROOT = Path(__file__).parents[2]
-
-# Migrates to the rich schema; DIE_AFTER=n kills the process right after its n-th statement that changes the schema.
-CHILD = """
-import os, signal, sys
-import sqlalchemy as sa
-sys.path.insert(0, "tests/support")
-from migrate_support import rich
-from datalayer.migrate.options import MigrateOptions
-from datalayer.migrate.runner import create_missing
-
-left = int(os.environ.get("DIE_AFTER", "0"))
-
-def count(connection, cursor, statement, *_):
-    global left
-    if statement.split()[0] in ("CREATE", "ALTER", "UPDATE", "COMMIT"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sa.event.listen(sa.Engine, "after_cursor_execute", count)
-engine = sa.create_engine(os.environ["URL"])
-report = create_missing(engine, [rich()], MigrateOptions(not_null="multistep", batch_size=7))
-print(len(report.applied))
-"""
-
-
-def child(url: str, die_after: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        cwd=ROOT,
-        env={**os.environ, "URL": url, "DIE_AFTER": str(die_after), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> int:
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
-    return int(out)
+#: Of the statements after which a process is killed, one in so many.
+STRIDE = 1 if os.environ.get("DATALAYER_TEST_LONG") else 3
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -74,27 +32,22 @@ def filled(request: pytest.FixtureRequest) -> str:
 
 
 def test_eight_processes_at_once_do_the_work_once(filled: str) -> None:
-    processes = [child(filled) for _ in range(8)]
-    steps = sorted(ended(process) for process in processes)
+    with Herd(filled) as herd:
+        steps = sorted(done or 0 for done in herd.migrate(8))
     assert steps[:7] == [0] * 7
     assert steps[7] > 5
 
 
-@pytest.mark.slow
 def test_killed_after_any_statement_the_next_run_goes_on(filled: str) -> None:
     engine = sa.create_engine(filled, poolclass=sa.pool.NullPool)
-    stride = 1 if os.environ.get("DATALAYER_TEST_LONG") else 4
     killed = 0
-    while True:
-        process = child(filled, die_after=stride * killed + 2)
-        process.communicate(timeout=60)
-        if process.returncode == 0:
-            break
-        killed += 1
-        assert killed < 60
-        assert rows(engine, "SELECT count(*) FROM things") == [(20,)]
+    with Herd(filled) as herd:
+        while herd.migrate(die_after=STRIDE * killed + 1) == [None]:
+            killed += 1
+            assert killed < 60
+            assert rows(engine, "SELECT count(*) FROM things") == [(20,)]
+        assert herd.migrate() == [0]
     assert killed >= 3
-    assert ended(child(filled)) == 0
     assert rows(engine, "SELECT DISTINCT must FROM things") == [("said",)]
     if engine.dialect.name == "postgresql":
         assert rows(engine, "SELECT 1 FROM pg_constraint WHERE NOT convalidated") == []

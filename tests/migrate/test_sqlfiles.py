@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from herd import Herd
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from datalayer import DataLayer
@@ -221,24 +219,14 @@ def test_a_table_of_another_tool_is_not_touched(layer: DataLayer, folder: Path, 
         assert other.migrate_from(folder).applied == ("001_a",)
 
 
-CHILD = """
-import os
-from datalayer import DataLayer
-with DataLayer(os.environ["URL"]) as layer:
-    print(len(layer.migrate_from(os.environ["FOLDER"]).applied))
-"""
-
-
+@pytest.mark.parametrize(
+    "any_url", ["sqlite-file", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
 def test_six_processes_run_each_file_once(layer: DataLayer, folder: Path, write: Write) -> None:
-    url = layer.engine.url.render_as_string(hide_password=False)
     for number in range(1, 6):
         write(f"{number:03}_f.sql", f"CREATE TABLE t{number} (id INT); INSERT INTO t{number} VALUES (1)")
-    environ = {**os.environ, "URL": url, "FOLDER": str(folder), "PYTHONPATH": os.getcwd()}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", CHILD], env=environ, stdout=subprocess.PIPE, text=True)
-        for _ in range(6)
-    ]
-    assert sum(int(process.communicate(timeout=60)[0]) for process in processes) == 5
+    with Herd(layer.engine.url.render_as_string(hide_password=False)) as herd:
+        assert sum(done or 0 for done in herd.migrate(6, files=folder)) == 5
     assert len(layer.migration_status()) == 5
 
 

@@ -99,6 +99,18 @@ def test_new_tables_and_partitions_are_fine(pg_engine: sa.Engine) -> None:
     assert complaints(sql) == [], sql
 
 
+def test_our_own_tables_and_triggers_are_fine(pg_engine: sa.Engine) -> None:
+    migrate(pg_engine, things())
+    told = things()
+    told.tables["things"].info["datalayer"] = {"external_writes": True}
+    found = plan(pg_engine, [told], MigrateOptions(fence_shards=2))
+    sql = render(pg_engine.dialect, found.steps)
+    for part in ("datalayer_fence", "datalayer_wb_applied", "CREATE TRIGGER", "CREATE OR REPLACE FUNCTION"):
+        assert part in sql
+    # The state of an epoch is one of three numbers.
+    assert complaints(sql, "prefer-bigint-over-smallint") == [], sql
+
+
 def models() -> list[str]:
     """The examples that have models, by their text: one that cannot be imported fails its own test only."""
     folder = ROOT / "examples"

@@ -302,6 +302,43 @@ def test_postgresql_says_the_line_and_which_types_do_not_fit(pg_url: str, tmp_pa
         assert layer.check_queries(fits).ok
 
 
+@pytest.mark.postgres
+def test_an_interface_has_the_types_that_postgresql_says(pg_url: str, tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "q",
+        a_many="-- returns: Player\nSELECT * FROM q_players WHERE id = ANY (:ids) AND level IN :levels",
+        b_many="SELECT p.id, c.name AS club FROM q_players p LEFT JOIN q_clubs c ON c.id = p.club_id",
+        c_one="-- returns: x Any, y float\nSELECT '[1]'::jsonb AS x, 1.5::float AS y",
+        d_scalar="SELECT id FROM q_players WHERE name = :name",
+        e_many="-- returns: str\nSELECT name FROM q_players",
+        f_exec="-- writes: q_players\nDELETE FROM q_players",
+    )
+    with DataLayer(pg_url, models=Base) as layer:
+        Base.metadata.create_all(layer.engine)
+        made = layer.query_interface(folder, "Made")
+        assert [line.strip() for line in made.splitlines() if line.startswith("    ")] == [
+            "id: int | None",
+            "club: str | None",
+            "x: Any",
+            "y: float | None",
+            "def a(self, *, ids: Sequence[int], levels: Sequence[int]) -> list[Player]: ...",
+            "def b(self) -> list[BRow]: ...",
+            "def c(self) -> CRow | None: ...",
+            "def d(self, *, name: str) -> int | None: ...",
+            "def e(self) -> list[str]: ...",
+            "def f(self) -> int: ...",
+        ]
+        names: dict[str, Any] = {"__name__": __name__}
+        exec(compile(made, "made", "exec", dont_inherit=True), names)
+        assert layer.check_queries(folder, names["Made"]).ok
+        layer.repository(Player).create(Player(id=1, name="ann"))
+        queries = layer.queries(folder, names["Made"])
+        assert [player.name for player in queries.a(ids=[1, 2], levels=[1])] == ["ann"]
+        assert (queries.b()[0].club, queries.e(), queries.f()) == (None, ["ann"], 1)
+        with pytest.raises(QueryError, match="nothing"):
+            layer.query_interface(write(tmp_path / "q", a_many="SELECT nothing FROM q_players"))
+
+
 def test_an_interface_is_checked_with_the_schema(sqlite_url: str, tmp_path: Path) -> None:
     class Rows(Queries, Protocol):
         def a(self) -> list[Two]: ...

@@ -211,9 +211,11 @@ def test_queries_in_a_session_see_and_share_its_transaction(filled: DataLayer, d
         assert mine.strongest("eu", n=1) == [player]
         assert mine.rename(id=3, name="anna") == 1
         assert player.name == "anna"
-        promoted = mine.promote(3)
-        assert promoted is player
-        assert player.level == 1001
+        with Statements(filled.engine) as statements:
+            promoted = mine.promote(3)
+            assert promoted is player
+            assert player.level == 1001
+            assert len(statements) == 1
         session.rollback()
     assert filled.repository(Player).get(3).name == "p003"  # type: ignore[union-attr]
     with filled.begin() as session:
@@ -279,7 +281,7 @@ UPDATE q_players SET level = 2
     )
     queries = filled.queries(tmp_path)
     for name, message in (
-        ("two", "150 rows; use :many"),
+        ("two", "more rows than one; use :many"),
         ("wide", r"2 columns \(id, name\)"),
         ("twice", "two columns named id"),
         ("no_key", "lacks the primary key"),
@@ -290,6 +292,15 @@ UPDATE q_players SET level = 2
         with pytest.raises(QueryError, match=rf"{name} \(a.sql:\d+\).*{message}"):
             getattr(queries, name)()
     assert filled.repository(Player).get(9).level == 9  # type: ignore[union-attr]
+
+
+def test_parameters_may_have_any_name(filled: DataLayer, tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text("-- name: same :scalar\nSELECT id FROM q_players WHERE id = :self AND name = :text")
+    assert filled.queries(tmp_path).same(self=1, text="p001") == 1
+    query = Q(Player).where_sql(
+        "id = :self AND name = :text AND id IN :parameters", self=1, text="p001", parameters=[1]
+    )
+    assert filled.repository(Player).count(query) == 1
 
 
 def test_a_closed_layer_runs_no_query(sqlite_url: str, directory: Path) -> None:

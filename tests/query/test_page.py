@@ -43,7 +43,7 @@ def walk(repository: Repository[Any], query: Any, sizes: Any) -> list[Any]:
     """All pages joined."""
     found: list[Any] = []
     cursor = None
-    for _ in range(10_000):
+    for _ in range(200):
         page = repository.page(query, after=cursor, size=sizes())
         found += page.items
         cursor = page.next
@@ -258,6 +258,12 @@ def test_a_cursor_that_was_changed_anywhere_is_refused(filled: DataLayer) -> Non
         changed = cursor[:i] + ("A" if cursor[i] != "A" else "B") + cursor[i + 1 :]
         with pytest.raises(QueryError, match="cursor"):
             filled.repository(Player).page(after=changed, size=1)
+    spare = [c for c in (cursor_of(filled, Q(Player).order_by(o)) for o in ("id", "name", "region")) if len(c) % 4]
+    assert spare
+    for cursor in spare:  # their last letter has bits that mean nothing
+        for letter in set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") - {cursor[-1]}:
+            with pytest.raises(QueryError, match="cursor"):
+                filled.repository(Player).page(after=cursor[:-1] + letter, size=1)
     for bad in ("", "x", "é", "\0", cursor[:-1], cursor + "A", cursor * 2, cursor[::-1], 3, b"", {}):
         with pytest.raises(QueryError, match="cursor"):
             filled.repository(Player).page(after=bad, size=1)  # type: ignore[call-overload]

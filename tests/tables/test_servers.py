@@ -20,7 +20,9 @@ from datalayer.testing.servers import (
     MemcachedServer,
     PrivateMemcached,
     PrivateRedis,
+    RedisServer,
     ServersMissing,
+    start_cluster,
     start_memcached,
     start_redis,
     start_sentinel,
@@ -154,6 +156,29 @@ def test_a_fail_over_of_sentinel_is_followed() -> None:
     assert provider.get("k") == b"y"
     provider.close()
     group.stop()
+
+
+def test_a_fail_over_in_a_cluster_is_followed(redis_server: RedisServer) -> None:
+    cluster = start_cluster()
+    provider = RedisProvider("redis+cluster://" + ",".join(url.split("/")[2] for url in cluster.urls), timeout=0.5)
+    items = {f"k:{number}": b"x" for number in range(60)}  # on every master some of them
+    provider.set_many(items)
+    cluster.masters[0].kill()
+    with pytest.raises(L2UnavailableError):
+        provider.set_many(dict.fromkeys(items, b"lost"))
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            provider.set_many(dict.fromkeys(items, b"y"))
+            break
+        except L2UnavailableError:
+            assert time.monotonic() < deadline, "the replica was not found"
+            time.sleep(0.05)
+    assert provider.get_many(items) == dict.fromkeys(items, b"y")
+    assert sorted(provider.keys("k:")) == sorted(items)
+    assert provider.clear("k:") == len(items)
+    provider.close()
+    cluster.stop()
 
 
 # -- memcached -------------------------------------------------------------------------------------------------------
