@@ -492,7 +492,9 @@ def an_epoch_opens_in_two_transactions(world: World) -> None:
 
 def _wait_for_lock(connection: psycopg.Connection) -> None:
     for _ in range(1000):
-        row = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
+        row = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        ).fetchone()
         if row and row[0]:
             return
         threading_wait()
