@@ -290,8 +290,7 @@ class Ladder:
         name: Hashable = key[0] if len(key) == 1 else key
         ticket = self.guard.ticket(name)
         if ticket is None:
-            self.counts["bypassed"] += 1
-            return self._past_caches(schema, key, load)
+            return self._bypassed(schema, key, name, load)
         if not (self.use_l2 and self.l2.enabled):
             return self._alone(schema, key, name, ticket, load)
         address = Key(self.space, self._key_text(key))
@@ -315,6 +314,14 @@ class Ladder:
             prefix = found.prefix if len(found.entry) > LARGE else None
             values = schema.local_of_shared(row.values)
             self._keep(schema, name, ticket, values, max_life=found.ttl, prefix=prefix)
+        return row
+
+    def _bypassed(self, schema: Schema, key: tuple[Any, ...], name: Hashable, load: Load) -> Row | Absent:
+        """The row from the database, while a transaction of this process that wrote it is being committed."""
+        self.counts["bypassed"] += 1
+        row = self._past_caches(schema, key, load)
+        if self.guard.ticket(name) is not None:  # not any more: see _leave
+            self.guard.finished(name)
         return row
 
     def _alone(self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Load) -> Row | Absent:
@@ -359,8 +366,7 @@ class Ladder:
                 self.flights.land(name)
         ticket = self.guard.ticket(name)
         if ticket is None:
-            self.counts["bypassed"] += 1
-            return self._past_caches(schema, key, load)
+            return self._bypassed(schema, key, name, load)
         again = self.l2.get(address)
         if again is not None and (row := self._hit(schema, key, name, ticket, address, again)) is not None:
             return row
@@ -605,8 +611,9 @@ class Ladder:
                 rows[key] = Row(values, full, "l3")
             if leases:
                 self._fill_many(schema, leases, loaded)
-        for key in set(free).difference(keep):  # after they are read: see _leave
-            self.guard.finished(_name(key))
+        for key in set(missing).difference(keep):  # after they are read: see _leave
+            if self.guard.ticket(_name(key)) is not None:
+                self.guard.finished(_name(key))
         if self.use_l1 and tickets is not None:
             until = inf if self.use_l2 and self.l2.enabled else self._until_beside(began)
             self.guard.put_many(tickets, self._puts(schema, keep, rows, lives), until)
