@@ -115,6 +115,10 @@ class WriteTracker:
         """The write set of the transaction on this connection, to be added to."""
         return self._work(connection).written
 
+    def check_direct(self, table: str, kind: str) -> None:
+        """InvalidModelError for a table that only the flusher may write to; for writes that no listener sees."""
+        _refuse_direct((Write(kind, table, None, False),), self._behind)
+
     def join(self, connection: sa.Connection, tokens: list[Token]) -> None:
         """The transaction on this connection belongs to somebody who wants the causal token of what it commits."""
         self._work(connection).tokens = tokens
