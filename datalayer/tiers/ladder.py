@@ -290,8 +290,7 @@ class Ladder:
         name: Hashable = key[0] if len(key) == 1 else key
         ticket = self.guard.ticket(name)
         if ticket is None:
-            self.counts["bypassed"] += 1
-            return self._past_caches(schema, key, load)
+            return self._bypassed(schema, key, name, load)
         if not (self.use_l2 and self.l2.enabled):
             return self._alone(schema, key, name, ticket, load)
         address = Key(self.space, self._key_text(key))
@@ -315,6 +314,14 @@ class Ladder:
             prefix = found.prefix if len(found.entry) > LARGE else None
             values = schema.local_of_shared(row.values)
             self._keep(schema, name, ticket, values, max_life=found.ttl, prefix=prefix)
+        return row
+
+    def _bypassed(self, schema: Schema, key: tuple[Any, ...], name: Hashable, load: Load) -> Row | Absent:
+        """The row from the database, while a transaction of this process that wrote it is being committed."""
+        self.counts["bypassed"] += 1
+        row = self._past_caches(schema, key, load)
+        if self.guard.ticket(name) is not None:  # not any more: see _leave
+            self.guard.finished(name)
         return row
 
     def _alone(self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Load) -> Row | Absent:
@@ -359,8 +366,7 @@ class Ladder:
                 self.flights.land(name)
         ticket = self.guard.ticket(name)
         if ticket is None:
-            self.counts["bypassed"] += 1
-            return self._past_caches(schema, key, load)
+            return self._bypassed(schema, key, name, load)
         again = self.l2.get(address)
         if again is not None and (row := self._hit(schema, key, name, ticket, address, again)) is not None:
             return row
@@ -465,13 +471,17 @@ class Ladder:
         return _BARE + bytes(codec.encode(schema.shared.pick(values)))
 
     def decode_row(self, schema: Schema, key: tuple[Any, ...], entry: bytes) -> tuple[Any, ...] | None:
-        """What :meth:`encode_row` made, here or in another release; None when it cannot be told."""
+        """What :meth:`encode_row` made, here or in another release; None for another row or a shape that does not fit.
+
+        DecodeError for bytes that are damaged, or encrypted with a key that is not in the ring.
+        """
+        codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
         if entry.startswith(_BARE):
-            codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
             bare: tuple[Any, ...] = codec.decode(entry[1:])
             return bare
-        row = self._decode(schema, key, Key(self.space, self._key_text(key)), Found(entry, 0.0, _OVERLAY))
-        return row.values if row is not None else None
+        address = Key(self.space, self._key_text(key))
+        values = self._decode_any(codec, address, Found(entry, 0.0, _OVERLAY))
+        return values if values is not None and schema.shared_key_of(values) == key else None
 
     def keep_written(self, schema: Schema, key: tuple[Any, ...], ticket: Any, values: tuple[Any, ...] | Absent) -> None:
         """What a write has just left, if nothing else happened to the key since the ticket was taken before it."""
@@ -601,8 +611,9 @@ class Ladder:
                 rows[key] = Row(values, full, "l3")
             if leases:
                 self._fill_many(schema, leases, loaded)
-        for key in set(free).difference(keep):  # after they are read: see _leave
-            self.guard.finished(_name(key))
+        for key in set(missing).difference(keep):  # after they are read: see _leave
+            if self.guard.ticket(_name(key)) is not None:
+                self.guard.finished(_name(key))
         if self.use_l1 and tickets is not None:
             until = inf if self.use_l2 and self.l2.enabled else self._until_beside(began)
             self.guard.put_many(tickets, self._puts(schema, keep, rows, lives), until)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 import sqlalchemy as sa
+from heard import listening
 from safe import Open, Patient, Seat, Shut, Token
 
 from datalayer import DataLayer, Q
@@ -22,29 +19,6 @@ OpenLayer = Callable[..., DataLayer]
 SECRET = "gallbladder-inflammation"
 
 pytestmark = [pytest.mark.redis]
-
-
-@contextmanager
-def listening(url: str, prefix: str) -> Iterator[list[str]]:
-    """What a Redis server executes under a key prefix inside the block, also what scripts do."""
-    heard: list[str] = []
-    end = secrets.token_hex(8)
-    with redis.Redis.from_url(url) as client, client.monitor() as monitor:
-
-        def listen() -> None:
-            for command in monitor.listen():
-                if end in command["command"]:
-                    return
-                if prefix in command["command"]:  # the server has other users
-                    heard.append(command["command"])
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        try:
-            yield heard
-        finally:
-            client.echo(end)
-            thread.join(10)
 
 
 def digests(text: str) -> set[str]:

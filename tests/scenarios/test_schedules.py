@@ -775,6 +775,20 @@ def a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row(world: Wor
     assert hit(r) == 1
 
 
+def a_read_beside_a_commit_of_its_own_process_is_not_followed_by_an_older_one(world: World) -> None:
+    """It passes by the caches because of the mark; when it comes to its row the mark is gone, and more has happened."""
+    w, r = world.pair()
+    own = bulk(r).until("write.before_commit")
+    first = Actor(lambda: hit(r)).until("test.loading")
+    own.finish()
+    r.sync()
+    other = Actor(lambda: hit(r)).until("read.before_l1_put")
+    write(w)
+    assert first.finish() == 2
+    assert other.finish() == 1
+    assert hit(r) == 2
+
+
 def a_process_reads_what_it_has_written(world: World) -> None:
     w, _ = world.pair()
     assert hit(w) == 0
@@ -1057,6 +1071,7 @@ SEAMS: dict[Callable[[World], None], Mutant] = {
     a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: both(
         around(RedisTier, "lease", _answer(None)), around(DriverReader, "one", _load)
     ),
+    a_read_beside_a_commit_of_its_own_process_is_not_followed_by_an_older_one: around(DriverReader, "one", _load),
     a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: both(
         around(RedisTier, "lease_many", _answer({})), around(DriverReader, "many", _load)
     ),
@@ -1354,6 +1369,7 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     },
     a_read_that_redis_did_not_answer_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
     a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: {"it takes nothing away": NOT_FINISHED},
+    a_read_beside_a_commit_of_its_own_process_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(

@@ -140,7 +140,7 @@ def load(seed: int, url: str, redis: str, kind: str, seconds: float, gate: Any, 
     for i in range(0, 2000, 2):
         place.read(i)
     gate.wait(60)
-    end = time.monotonic() + seconds
+    end, cpu = time.monotonic() + seconds, time.process_time()
 
     def run(number: int) -> None:
         draw = random.Random(f"{seed}.{number}.{secrets.token_hex(2)}")
@@ -160,5 +160,6 @@ def load(seed: int, url: str, redis: str, kind: str, seconds: float, gate: Any, 
         thread.start()
     for thread in threads:
         thread.join()
-    told.put((sum(counts) / seconds, sum(stale), place.counts()))
+    spent = (time.process_time() - cpu) / sum(counts)
+    told.put((sum(counts) / seconds, sum(stale), {**place.counts(), "cpu_us": int(spent * 1e6 / 2)}))
     place.close()

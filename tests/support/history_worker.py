@@ -429,15 +429,13 @@ class Worker:
         began = self.log.now()
         found = {row.id: row for row in self.layer.repository(Churn).search_cached(consistency=level)}
         for i in range(CHURN):
-            # A list in the process's memory is of its own time: it is bounded, and not monotonic beside the rows.
-            self.saw(f"churn{i}", found.get(i), began, "listed" if level == "cached" else level)
+            self.saw(f"churn{i}", found.get(i), began, _LISTED[level])
 
     def listed_by_value(self, draw: random.Random, level: Any) -> None:
         group, began = draw.randrange(GROUPS), self.log.now()
-        for row in self.layer.repository(Plain).search_cached(
-            sa.select(Plain).where(Plain.grp == group), consistency=level
-        ):
-            self.saw(f"plain{row.id}", row, began, level)
+        statement = sa.select(Plain).where(Plain.grp == group)
+        for row in self.layer.repository(Plain).search_cached(statement, consistency=level):
+            self.saw(f"plain{row.id}", row, began, _LISTED[level])
 
     READERS = (get, get, get, get, get, snapshot, many, many, by_tag, by_tag, in_session, lazy, listed, listed_by_value)
 
@@ -489,6 +487,10 @@ KINDS: list[tuple[Any, str, int]] = [
     (Child, "child", FAMILY),
     (Reference, "reference", REFERENCE),
 ]
+
+#: What is promised of a list: in the process's memory it is of a time of its own, and one that changes while it is read
+#: is asked of the database, past L1, so it does not bind later reads of single rows from there.
+_LISTED = {"cached": "listed", "shared": "database", "database": "database"}
 
 #: Where readers and the keeper of the fence linger now and then, so that rare interleavings are not.
 LINGER = (
