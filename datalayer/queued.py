@@ -131,8 +131,8 @@ class QueuedRepository(OneShotRepository[T]):
 
     def bulk_load(self, rows: Iterable[Any], *_: Any, **__: Any) -> int:
         raise InvalidModelError(
-            f"{self.model.__name__} is written behind, and bulk_load would pass what is queued; use set_many(), or flush, "
-            "close, and load with a layer that writes the model through"
+            f"{self.model.__name__} is written behind, and bulk_load would pass what is queued; use set_many(), "
+            "or flush, close, and load with a layer that writes the model through"
         )
 
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
