@@ -130,12 +130,24 @@ class Shape:
         rows = [self._key_parameters(entry) | {"datalayer_seq": entry.seq} for entry in entries]
         connection.execute(self._delete, rows, execution_options=OPTIONS)
 
-    def add(self, connection: sa.Connection, entry: Entry) -> int:
-        """Add amounts to a row that no newer write has replaced; 0 when there is none."""
-        amounts = self.amounts_of(entry)
-        changed = {column: sa.func.coalesce(column, _zero(amount)) + amount for column, amount in amounts.items()}
-        statement = sa.update(self.table).where(*self._is_key(), self.number < entry.seq).values(changed)
-        return connection.execute(statement, self._key_parameters(entry), execution_options=OPTIONS).rowcount
+    def add(self, connection: sa.Connection, entries: Sequence[Entry]) -> int:
+        """Add amounts to rows that no newer write has replaced; how many additions there was a row for."""
+        groups: dict[tuple[sa.Column[Any], ...], list[dict[str, Any]]] = {}
+        for entry in entries:
+            amounts = self.amounts_of(entry)
+            row = self._key_parameters(entry) | {"datalayer_seq": entry.seq}
+            row |= {f"datalayer_{column.key}": amount for column, amount in amounts.items()}
+            groups.setdefault(tuple(amounts), []).append(row)
+        return sum(self._add(connection, columns, rows) for columns, rows in groups.items())
+
+    def _add(self, connection: sa.Connection, columns: tuple[sa.Column[Any], ...], rows: list[dict[str, Any]]) -> int:
+        changed = {}
+        for column in columns:
+            amount = sa.bindparam(f"datalayer_{column.key}", type_=column.type)
+            zero = rows[0][f"datalayer_{column.key}"]
+            changed[column] = sa.func.coalesce(column, sa.literal(zero - zero, column.type)) + amount
+        statement = sa.update(self.table).where(*self._is_key(), self.number < sa.bindparam("datalayer_seq"))
+        return connection.execute(statement.values(changed), rows, execution_options=OPTIONS).rowcount
 
     def number_of(self, connection: sa.Connection, entry: Entry) -> int | None:
         """The sequence number of the row that is there; None for no row."""
@@ -148,10 +160,6 @@ def _packed(value: Any) -> bytes | None:
         return exact.pack(value)
     except EncodeError:
         return None
-
-
-def _zero(amount: Any) -> Any:
-    return amount - amount
 
 
 class Shapes:

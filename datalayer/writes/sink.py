@@ -262,8 +262,7 @@ class Sink:
         for shape in shapes:
             self._set(connection, shape, parts[shape]["set"])
         for shape in shapes:
-            for entry in parts[shape]["add"]:
-                self._add(connection, shape, entry)
+            self._add(connection, shape, parts[shape]["add"])
         for shape in reversed(shapes):
             self._delete(connection, shape, parts[shape]["delete"])
 
@@ -301,11 +300,14 @@ class Sink:
         found = sa.select(gone.c.name, gone.c.seq).where(gone.c.space == shape.space, gone.c.name.in_(names))
         return {row.name: row.seq for row in connection.execute(found)}
 
-    def _add(self, connection: sa.Connection, shape: Shape, entry: Entry) -> None:
-        if not shape.add(connection, entry) and shape.number_of(connection, entry) is None:
-            if entry.seq < self._gone(connection, shape, [entry]).get(entry.name, 0):
-                return
-            raise _Refused("there is no row to add to")
+    def _add(self, connection: sa.Connection, shape: Shape, entries: Sequence[Entry]) -> None:
+        if not entries or shape.add(connection, entries) == len(entries):
+            return
+        # Some were replaced by newer whole writes, which is as it should be, or have no row.
+        tombs = self._gone(connection, shape, entries)
+        for entry in entries:
+            if shape.number_of(connection, entry) is None and entry.seq > tombs.get(entry.name, 0):
+                raise _Refused("there is no row to add to")
 
     def _delete(self, connection: sa.Connection, shape: Shape, entries: Sequence[Entry]) -> None:
         if not entries:

@@ -178,7 +178,7 @@ def test_what_was_acknowledged_is_in_the_database_once_and_in_order_whoever_was_
     print(f"{history.acknowledged} acknowledged of {sum(map(len, history.ops.values()))}, {len(writers.notes)} writers")
     assert history.acknowledged >= max(WANTED, 200), writers.errors()
     with world.open_layer(url, address, options) as layer:
-        report = layer.flush(60)
+        report = layer.flush(1200 if LONG else 60)
         assert (report.left, report.waiting, report.error) == (0, 0, None), report
         rows = world.rows_of(layer)
         assert history.problems(rows) == []
