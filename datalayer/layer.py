@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -22,11 +24,14 @@ from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .crypto.manage import Crypto
 from .errors import ConfigError, QueryError, UnavailableError
-from .models.schema import schema_of
+from .models.behind import write_mode_of
+from .models.policy import WriteMode
+from .models.schema import Schema, schema_of
 from .models.sealed import sealed_names, sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
 from .observe.stats import Stats
+from .queued import QueuedRepository
 from .repository import OneShotRepository, Repository
 from .session.caches import Caches
 from .session.reader import Reader
@@ -34,9 +39,12 @@ from .session.session import Session
 from .session.transactions import Begin, Terms, run
 from .tiers.census import collect
 from .tiers.l3 import row_reader
+from .tiers.ladder import Row
 from .tiers.pool import open_now
 from .transaction import Transaction
 from .wiring import Parts, build, close_vault
+from .writes.behind import Behind, FlushReport, QueueStatus
+from .writes.letters import DeadLetters
 
 if TYPE_CHECKING:
     from .migrate.drift import Drift
@@ -48,6 +56,8 @@ if TYPE_CHECKING:
     from .query.check import QueriesReport
     from .query.named import NamedQueries
     from .query.named import Plan as QueryPlan
+
+log = logging.getLogger("datalayer")
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -84,6 +94,8 @@ class DataLayer:
         self._closed = False
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
+        if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
+            log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
         if not self.settings.lazy_connect:
             self._at_start(lambda: open_now(self._parts.engine))
@@ -102,18 +114,25 @@ class DataLayer:
 
     # -- lifecycle -------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Give back every connection, stop every thread. Idempotent; afterwards every call raises UnavailableError."""
+    def close(self) -> FlushReport | None:
+        """Give back every connection, stop every thread. Idempotent; afterwards every call raises UnavailableError.
+
+        Queued writes are flushed first, for ``close_timeout`` seconds at most; the report says what is left, and is
+        None when nothing was written behind.
+        """
         with self._lock:
             if self._closed:
-                return
+                return None
             self._closed = True
         parts = self._parts
+        report = parts.behind.close(self.settings.close_timeout) if parts.behind is not None else None
         parts.caches.closed = True
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
+        if parts.notices is not None:
+            parts.notices.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -126,6 +145,7 @@ class DataLayer:
             parts.engine.dispose()
         if parts.folder is not None:
             parts.folder.cleanup()
+        return report
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +171,10 @@ class DataLayer:
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
+        if parts.notices is not None:
+            parts.notices.reset_after_fork()
+        if parts.behind is not None:
+            parts.behind.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
@@ -234,14 +258,58 @@ class DataLayer:
         return made
 
     def repository(self, model: type[T], *, consistency: Consistency | None = None) -> Repository[T]:
-        """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once."""
+        """The rows of a model, each call in a short session of its own. Hold it: its ``get`` is compiled once.
+
+        Of a model that is written behind this is the only way to write; it is a
+        :class:`~datalayer.queued.QueuedRepository`. Then ConfigError where no journal is safe.
+        """
         parts = self._open()
         mapper = parts.registry.resolve(model)
+        reader = self._reader(mapper)
+        if write_mode_of(mapper, self.settings.write_mode) is not WriteMode.BEHIND:
+            return OneShotRepository(model, reader, self._one_shot_session, consistency)
+        return QueuedRepository(model, reader, self._one_shot_session, self._behind(mapper), consistency)
+
+    def _reader(self, mapper: Any) -> Reader:
         with self._lock:
-            reader = self._readers.get(model)
+            reader = self._readers.get(mapper.class_)
             if reader is None:
-                reader = self._readers[model] = self._make_reader(mapper)
-        return OneShotRepository(model, reader, self._one_shot_session, consistency)
+                reader = self._readers[mapper.class_] = self._make_reader(mapper)
+            return reader
+
+    # -- write-behind ----------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> FlushReport:
+        """Bring queued writes to the database now; returns when it has them, or after ``timeout`` seconds.
+
+        ``report.ok`` says whether it has everything that this process may flush; nothing that is left is lost.
+        """
+        behind = self._open().behind
+        return behind.flush(timeout) if behind is not None and self._writes_behind() else FlushReport()
+
+    def dead_letters(self) -> DeadLetters:
+        """Queued writes that the database refused too often: ``list()``, ``retry()``, ``drop()``."""
+        return self._behind().dead_letters()
+
+    def queue_status(self) -> QueueStatus:
+        """How much is queued, waits to be tried again, or is a dead letter. Flushes nothing."""
+        return self._behind().status()
+
+    def _writes_behind(self) -> bool:
+        parts = self._parts
+        return bool(parts.registry.classes() and parts.registry.behind_tables)
+
+    def _behind(self, mapper: Any = None) -> Behind:
+        parts = self._open()
+        if parts.behind is None:
+            raise ConfigError(f"write-behind needs PostgreSQL or SQLite, not {parts.engine.dialect.name}")
+        if mapper is not None and (reasons := schema_of(mapper).reasons):
+            raise ConfigError(f"{mapper.class_.__name__} cannot be written behind, it is not cached: {reasons[0]}")
+        parts.behind.instance = self._instance
+        return parts.behind
+
+    def _instance(self, schema: Schema, values: tuple[Any, ...]) -> Any:
+        return self._reader(schema.mapper).owned(Row(values, schema.full, "queued"))
 
     def _make_reader(self, mapper: Any) -> Reader:
         parts, schema = self._parts, schema_of(mapper)
@@ -504,7 +572,9 @@ class DataLayer:
     def stats(self) -> Stats:
         """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path."""
         parts = self._open()
-        return collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
+        found = collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
+        dirty = parts.behind.dirty() if parts.behind is not None else 0
+        return replace(found, dirty_count=dirty) if dirty else found
 
     def ping(self) -> float:
         """Seconds that the database takes to answer ``SELECT 1``; L3UnavailableError if it does not."""
@@ -528,6 +598,10 @@ class DataLayer:
         else:
             detail = "no Redis configured" + ("" if parts.engine.dialect.name == "sqlite" else _ALONE)
             tiers["l2"] = TierHealth(ok=True, detail=detail)
+        if parts.behind is not None and parts.behind.running:
+            lost = parts.behind.lost
+            detail = f"lost: {lost[-1]}" if lost else f"journal {parts.behind.durability}"
+            tiers["write-behind"] = TierHealth(ok=not lost, detail=detail)
         status: Status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
         return Health(ok=status == "ok", status=status, tiers=tiers)
 

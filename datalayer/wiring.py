@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from .coherence.guard import Guard
 from .coherence.ledger import Ledger
 from .coherence.local import Coherence
 from .coherence.loose import Loose
+from .coherence.notices import Notices
 from .coherence.strict import Strict
 from .coherence.touched import home, table_tag, vague_tag, value_tag
 from .config.settings import Settings
@@ -31,6 +33,7 @@ from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
 from .crypto.statements import StatementRules
 from .crypto.vault import Vault, attach, detach
+from .models.behind import write_mode_of
 from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
@@ -41,7 +44,7 @@ from .session.images import Imager
 from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
-from .tiers.engines import open_engine, reading_engine, watch_statements
+from .tiers.engines import open_engine, own_pool, reading_engine, watch_statements
 from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
@@ -50,6 +53,10 @@ from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
 from .tiers.watchdog import Watchdog
+from .writes.behind import Backlog, Behind, BehindOptions
+from .writes.letters import LetterBox
+from .writes.shapes import Shape, Shapes
+from .writes.sink import Sink
 
 
 @dataclass(slots=True)
@@ -74,13 +81,20 @@ class Parts:
     statement_listeners: int = 0
     vault: Vault | None = None
     rules: StatementRules | None = None
+    notices: Notices | None = None
+    behind: Behind | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     """Make the parts of a layer. Connects to nothing: a server that is away now may be there at the first read."""
     clock: Clock = settings.clock or SystemClock()
     vault = _vault(settings)
-    registry = Registry(models, allow_plaintext=settings.allow_plaintext, has_keys=bool(settings.encryption_keys))
+    registry = Registry(
+        models,
+        allow_plaintext=settings.allow_plaintext,
+        has_keys=bool(settings.encryption_keys),
+        write_mode=settings.write_mode,
+    )
     owned, folder = engine is None, None
     if engine is None:
         engine, folder = _open(settings)
@@ -96,14 +110,16 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     shared = _shared(settings, clock, failures, coherence, engine if reading is not None else None, watchdog)
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
+    notices = Notices(reading, coherence) if reading is not None else None
     catalog = Catalog(lambda: registry.watched)
-    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry))
+    tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
+    maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault), notices)
     caches = Caches(
         engine,
         tracker=tracker,
         forget=coherence.forget,
         levels=levels,
-        make=_LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault)),
+        make=maker,
         member=registry.__contains__,
         row_security=partial(row_security, reading or engine),
         page_secret=partial(_page_secret, settings, engine),
@@ -112,6 +128,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         results=_results(settings, engine, shared, coherence, registry, clock, lambda table: caches.hides_rows(table)),
     )
     discover = _Discovery(registry, caches)
+    maker.behind = behind = _behind(settings, engine, shared, registry, caches)
     tracker.imager = imager = Imager(
         caches, partial(images_of, engine=engine, reading=reading), WriteMode(settings.write_mode)
     )
@@ -140,6 +157,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         heard,
         vault,
         rules,
+        notices,
+        behind,
     )
 
 
@@ -211,6 +230,7 @@ class _Shared:
     tier: SharedTier
     results: SharedResults
     authority: Strict | Loose
+    overlay: Any
 
 
 def _shared(
@@ -224,8 +244,15 @@ def _shared(
     """The shared tier and its authority: the whole protocol on PostgreSQL, the loose one on any other database."""
     if not settings.redis:
         return None
-    # redis-py, only where it is used
-    from .tiers.l2 import RedisBackplane, RedisResults, RedisTier, Subscriber, Wire, topology_of
+    from .tiers.l2 import (  # redis-py, only where it is used
+        RedisBackplane,
+        RedisOverlay,
+        RedisResults,
+        RedisTier,
+        Subscriber,
+        Wire,
+        topology_of,
+    )
 
     wire = Wire(
         topology_of(settings.redis, timeout=settings.redis_timeout, most=settings.redis_pool_size),
@@ -249,9 +276,71 @@ def _shared(
             policy=settings.mark_policy,
             clock=clock.monotonic,
             settle=coherence.settle,
+            label=hashlib.blake2b(settings.key_prefix.encode(), digest_size=2).hexdigest(),
         )
     coherence.remote = authority
-    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority)
+    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority, RedisOverlay(wire))
+
+
+def _behind(
+    settings: Settings, engine: sa.Engine, shared: _Shared | None, registry: Registry, caches: Caches
+) -> Behind | None:
+    """The write-behind of a layer; None where a database cannot do it. Starts with its first use."""
+    if engine.dialect.name not in ("postgresql", "sqlite"):
+        return None
+
+    def shapes() -> Iterator[Shape]:
+        for cls in registry.classes():
+            mapper = registry.resolve(cls)
+            if write_mode_of(mapper, settings.write_mode) is not WriteMode.BEHIND:
+                continue
+            schema = schema_of(mapper)
+            ladder = caches.prospect(schema)
+            if ladder is not None:
+                yield Shape(schema, ladder, engine.dialect.name)
+
+    authority = shared.authority if shared is not None else None
+    found = Shapes(shapes, registry.size)
+    flushing = own_pool(engine)
+    sink = Sink(flushing, found, caches.tracker.open, LetterBox(), max_retry=settings.write_behind_max_retry)
+    options = BehindOptions(
+        interval=settings.write_behind_flush_interval,
+        threshold=settings.write_behind_flush_threshold,
+        max_retry=settings.write_behind_max_retry,
+        backlog=settings.write_behind_max_backlog,
+        journal=settings.journal,
+        path=_journal_path(settings, engine),
+        allow_unsafe=settings.journal_allow_unsafe,
+        prefix=settings.key_prefix,
+        may_revoke=settings.mark_policy != "fail",
+    )
+    strict = isinstance(authority, Strict)
+    return Behind(
+        flushing,
+        sink,
+        found,
+        options,
+        authority=authority if isinstance(authority, Strict) else None,
+        overlay=shared.overlay if shared is not None and strict else None,
+        owned=flushing is not engine,
+        refusal=None if shared is None or strict else _LOOSE,
+    )
+
+
+_LOOSE = (
+    "write-behind with Redis needs PostgreSQL through psycopg, which says which queued write is newer after Redis has "
+    "lost its data; leave redis out, or write the models through"
+)
+
+
+def _journal_path(settings: Settings, engine: sa.Engine) -> Path | None:
+    """Where the ``file`` journal is: as the settings say, or beside an SQLite database."""
+    if settings.journal_path is not None:
+        return Path(settings.journal_path)
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or not database or database == ":memory:" or database.startswith("file:"):
+        return None
+    return Path(f"{database}-journals")
 
 
 def _results(
@@ -351,6 +440,7 @@ class _LadderMaker:
         coherence: Coherence,
         clock: Clock,
         sealing: Callable[[Schema], RowSealing | None],
+        notices: Notices | None,
     ) -> None:
         self._settings = settings
         self._l2 = shared.tier if shared is not None else NullTier()
@@ -358,6 +448,8 @@ class _LadderMaker:
         self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
+        self._notices = notices
+        self.behind: Behind | None = None
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
         self._l1 = partial(_l1, settings, engine, clock=clock)
@@ -388,7 +480,11 @@ class _LadderMaker:
             sealing=self._sealing,
             eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
+        if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
+            ladder.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
+        if policy.external_writes and self._notices is not None:
+            self._notices.watch(schema.space, schema.key_types)
         return ladder
 
 

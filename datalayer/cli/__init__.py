@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DataLayerError
-from . import crypto, generate, kv, migrate, queries
+from . import crypto, generate, kv, migrate, queries, wb
 
-_COMMANDS = (crypto, generate, kv, migrate, queries)
+_COMMANDS = (crypto, generate, kv, migrate, queries, wb)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,11 +9,12 @@ _WIDTH = 30
 
 class Bar:
     """Call it with what is being done, how much is done and how much there is. Silent unless ``stream`` is a terminal
-    and ``shown``; ends its line at the end of the block."""
+    and ``shown``; ends its line at the end of the block. ``of`` may be ``"of about"``, where the end is an estimate."""
 
-    def __init__(self, stream: TextIO, *, unit: str, shown: bool = True) -> None:
+    def __init__(self, stream: TextIO, *, unit: str, of: str = "of", shown: bool = True) -> None:
         self._stream = stream
         self._unit = unit
+        self._of = of
         self._shown = shown and stream.isatty()
         self._drawn = False
 
@@ -28,6 +29,6 @@ class Bar:
         if not self._shown:
             return
         filled = _WIDTH * min(done, total) // max(total, 1)
-        self._stream.write(f"\r{text} [{'#' * filled:{_WIDTH}}] {done:,}/{total:,} {self._unit} ")
+        self._stream.write(f"\r{text} [{'#' * filled:{_WIDTH}}] {done:,} {self._of} {total:,} {self._unit}")
         self._stream.flush()
         self._drawn = True

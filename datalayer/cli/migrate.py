@@ -172,7 +172,7 @@ def _sql(layer: DataLayer, args: argparse.Namespace) -> int:
 
 
 def _apply(layer: DataLayer, args: argparse.Namespace) -> int:
-    with Bar(sys.stderr, unit="rows (estimated)", shown=not args.json) as bar:
+    with Bar(sys.stderr, unit="rows", of="of about", shown=not args.json) as bar:
         report = layer.migrate(progress=bar, **_options(args))
     folder = args.files or layer.settings.migrations_directory
     files: Iterable[str] = ()

@@ -57,6 +57,7 @@ class Fence:
     """The stands of one process. Thread-safe: ``stands`` is replaced line by line under ``_lock`` and read without.
 
     ``lease`` in seconds. ``changed`` is called with a shard after its epoch or state changed, outside of the lock.
+    ``label`` begins the nonces of the epochs that this process opens: the same for all that share a cache.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Fence:
         lease: float = 2.0,
         clock: Callable[[], float] = boottime,
         changed: Callable[[int], object] = bool,
+        label: str = "",
     ) -> None:
         self.stands: list[Stand] = [NOWHERE] * backplane.shards
         self.clock = clock
@@ -74,6 +76,8 @@ class Fence:
         self.changed = changed
         self.revocations = 0
         self.openings = 0
+        self.strangers = False
+        self._label = label
         self._table = table
         self._backplane = backplane
         self._lock = threading.Lock()
@@ -128,6 +132,14 @@ class Fence:
             self.stands[line.shard] = new
             if state == State.OFF and (line.shard not in self._off or self._off[line.shard].epoch != epoch):
                 self._off[line.shard] = _Off(epoch, self.clock())
+        nonce = line.epoch.partition(".")[2]
+        if nonce and not nonce.startswith(self._label) and not self.strangers:
+            self.strangers = True
+            log.error(
+                "shard %d: epoch %s was begun by a process with another key_prefix; those of one database must use the "
+                "same Redis and key_prefix, or they end each other's epochs",
+                *(line.shard, line.epoch),
+            )
         if (old.epoch, old.state) != (new.epoch, new.state):
             log.info("shard %d: epoch %s is %s", line.shard, line.epoch, state.name.lower())
             self.changed(line.shard)
@@ -190,7 +202,8 @@ class Fence:
     def _init(self, shard: int, lineage: bytes, number: int) -> bytes | None:
         """A fresh epoch in the shard's header; its number is larger than any that the header ever had."""
         for _ in range(2):
-            mine = f"{number}.{secrets.token_hex(4)}".encode()  # a late INIT of a loser must not revive its epoch
+            # Fresh, because a late INIT of a loser must not revive its epoch.
+            mine = f"{number}.{self._label}{secrets.token_hex(4)}".encode()
             force = self._backplane.init(shard, lineage, mine)
             if isinstance(force, Refusal):
                 return None

@@ -49,10 +49,10 @@ PGID = (
 
 _AT_ONCE = 1.0
 
-_LOCK = 0x646C_666E  # "dlfn": two processes that both find no table make one
+MAKING_LOCK = 0x646C_666E  # "dlfn": two processes that both find no table make one
 
 #: For whoever makes the tables in a transaction.
-TAKE_TURNS = f"SELECT pg_advisory_xact_lock({_LOCK})"
+TAKE_TURNS = f"SELECT pg_advisory_xact_lock({MAKING_LOCK})"
 
 _POLL = (
     "SELECT f.shard, f.epoch || '.' || f.nonce, f.st, f.lineage, p.id IS NOT DISTINCT FROM f.pgid, "
@@ -219,7 +219,12 @@ class Ledger:
 
 def creation(shards: int) -> tuple[str, ...]:
     """The statements that make the tables and the lines of this many shards. Idempotent."""
-    return (f"SELECT pg_advisory_lock({_LOCK})", *TABLES.values(), lines(shards), f"SELECT pg_advisory_unlock({_LOCK})")
+    return (
+        f"SELECT pg_advisory_lock({MAKING_LOCK})",
+        *TABLES.values(),
+        lines(shards),
+        f"SELECT pg_advisory_unlock({MAKING_LOCK})",
+    )
 
 
 def lines(shards: int) -> str:

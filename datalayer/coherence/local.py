@@ -184,6 +184,18 @@ class Coherence:
         finally:
             self._end(marks, Outcome.COMMITTED)
 
+    def suspend(self, write_set: WriteSet) -> Marks:
+        """Bypass the caches of this process for what ``write_set`` names, until :meth:`resume`."""
+        marks = Marks(write_set, tags=tuple(query_tags(write_set, ())))
+        self.tags.begin(marks.tags)
+        with self._lock:
+            self._active.add(marks)
+            self._announce(marks, self._spaces)
+        return marks
+
+    def resume(self, suspended: Marks) -> None:
+        self._end(suspended, Outcome.UNKNOWN)
+
     # -- what other processes say ----------------------------------------------------------------------------------
 
     def heard(self, names: Sequence[str]) -> None:

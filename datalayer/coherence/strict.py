@@ -49,9 +49,10 @@ class Strict:
         policy: str,
         clock: Callable[[], float] = boottime,
         settle: Callable[[], object] = bool,
+        label: str = "",
     ) -> None:
         self.clock = clock
-        self.fence = Fence(ledger, backplane, lease=fence_lease, clock=clock, changed=self._changed)
+        self.fence = Fence(ledger, backplane, lease=fence_lease, clock=clock, changed=self._changed, label=label)
         self.bus = Bus(self, backplane, audience, lease=bus_lease)
         self.marker = Marker(self.fence, backplane, policy=policy)
         self.sweeper = Sweeper(self.fence, backplane, ledger.ended)

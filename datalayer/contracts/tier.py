@@ -52,7 +52,11 @@ class Busy(NamedTuple):
     """Somebody else is filling the key at this moment."""
 
 
-Leave = Lease | Found | Met | Busy | None
+class Queued(NamedTuple):
+    """Writes of the row wait for the database, and what they make of it cannot be told before they are there."""
+
+
+Leave = Lease | Found | Met | Busy | Queued | None
 
 
 class SharedTier(Protocol):

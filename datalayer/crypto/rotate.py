@@ -181,7 +181,7 @@ class Rotation:
                 free = self._free(connection, [key for key, _ in rows])
                 parameters = [found for key, found in rows if key in free]
                 # Nobody's value changes: caches hold the text, not its ciphertext.
-                options = {"datalayer_keys_known": True}
+                options = {"datalayer_keys_known": True, "datalayer_behind": True}
                 written = 0
                 if parameters:
                     written = connection.execute(self._statement(), parameters, execution_options=options).rowcount

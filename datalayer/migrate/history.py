@@ -15,7 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ..errors import MigrationError
-from .names import full
+from .names import Names, full
 
 Kind = Literal["sql", "models", "alembic"]
 DEFAULT_TABLE = "schema_migrations"
@@ -99,9 +99,17 @@ class History:
 
     def forget_interrupted(self, connection: sa.Connection) -> None:
         """Steps that were begun and not done: the plan says now what is left of them. The caller holds the lock."""
-        if self.exists(connection):
+        if self.exists(connection) and self._may_change(connection):
             table = self.table
             connection.execute(sa.delete(table).where(table.c.kind == "models", table.c.dirty))
+
+    def _may_change(self, connection: sa.Connection) -> bool:
+        """A role that may only use the tables finds nothing to do at start-up, and shall not fail at this."""
+        if connection.dialect.name != "postgresql":
+            return True
+        name = Names(connection.dialect).quoted(self.table.schema, self.table.name)
+        rights = "SELECT has_table_privilege(:name, 'SELECT') AND has_table_privilege(:name, 'DELETE')"
+        return bool(connection.scalar(sa.text(rights), {"name": name}))
 
     def insert(
         self,

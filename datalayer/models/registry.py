@@ -17,6 +17,7 @@ from datalayer.crypto.tables import sealed_columns
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies
 from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
+from datalayer.models.behind import add_sequence_column, behind_problems, write_mode_of
 from datalayer.models.columns import check_columns
 from datalayer.models.suggest import hint
 from datalayer.models.tagged import tagged_columns
@@ -33,6 +34,7 @@ class Registry:
     SQLAlchemy registry (all its classes), a mapped class (with its mapped subclasses), an iterable of these, or None:
     any mapped class, from its first use.
     ``has_keys``: encrypted columns can be encrypted; ``allow_plaintext``: they are accepted without keys, too.
+    ``write_mode``: of models whose policy does not say.
 
     A listed class is checked at once, the others when they are first resolved, except that encrypted columns without a
     key are found at once in all that are mapped by now. Nothing here configures mappers, so relationships may name
@@ -45,8 +47,12 @@ class Registry:
         *,
         allow_plaintext: bool = False,
         has_keys: bool = False,
+        write_mode: str = "through",
     ) -> None:
         self._lock = threading.RLock()
+        self._write_mode = write_mode
+        #: Names of the tables that are written behind.
+        self.behind_tables: set[str] = set()
         self._allow_plaintext = allow_plaintext
         self._has_keys = has_keys
         self._accepted: dict[type[Any], Mapper[Any]] = {}
@@ -140,8 +146,22 @@ class Registry:
         tagged_columns(mapper, policy.query_tags)
         for index in policy.indexes:
             _add_index(mapper, index)
+        if _prepare_behind(mapper, self._write_mode):
+            self.behind_tables.update(table.fullname for table in mapper.tables if isinstance(table, Table))
         self._accepted[cls] = mapper
         return mapper
+
+
+def _prepare_behind(mapper: Mapper[Any], default: str) -> bool:
+    """Make a model ready to be written behind, if that is its mode."""
+    if write_mode_of(mapper, default) is not policies.WriteMode.BEHIND:
+        return False
+    problems = list(behind_problems(mapper))
+    if problems:
+        raise ConfigError(f"{mapper.class_.__name__} cannot be written behind: {'; '.join(problems)}")
+    if isinstance(mapper.local_table, Table):
+        add_sequence_column(mapper.local_table)
+    return True
 
 
 def _sources(models: Source | Iterable[Source] | None) -> Iterator[Source]:

@@ -71,6 +71,9 @@ class BulkLoad:
 
     def run(self, rows: Iterable[Any], progress: Progress) -> int:
         """Load all rows; how many were written."""
+        caches = self.session._caches
+        for table in self.schema.tables if caches is not None else ():
+            caches.tracker.check_direct(table, "COPY")  # type: ignore[union-attr]
         self.session.flush()
         taken = written = 0
         with ExitStack() as stack:

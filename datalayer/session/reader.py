@@ -164,6 +164,15 @@ class Reader:
         assert self._load is not None
         return ladder.read(schema, key, self._load, local=level == "cached")
 
+    def newest(self, id: Any) -> Row | Absent:
+        """The row as the shared tier, what is queued, or the database has it; L1 is passed by."""
+        key = self.key(id)
+        ladder = self._caches.ladder(self.schema)
+        if key is None or ladder is None or self._load is None:
+            why = "; ".join(self._caches.reasons(self.schema)) or "its type is another"
+            raise InvalidModelError(f"{id!r} is no key that {self.schema.cls.__name__} can be written behind by: {why}")
+        return ladder.read_below(self.schema, key, self._load)
+
     def _below(self, id: Any) -> Any:
         """The plain case, missed in L1."""
         ladder = self._caches.ladder(self.schema)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from sqlalchemy import event
 from ..contracts.causal import Token
 from ..contracts.coherence import Image, Outcome, WriteSet
 from ..contracts.pauses import point
+from ..errors import InvalidModelError
 from ..tiers.failures import raised_by_driver
 from .catalog import Catalog
 from .classify import Write, changes_isolation, changes_schema, is_text, pinned_keys, reads_only, writes_of
@@ -56,7 +57,10 @@ flushing = threading.local()
 
 
 class WriteTracker:
-    """Listens to one engine. Install once per layer; thread-safe because every state belongs to one connection."""
+    """Listens to one engine. Install once per layer; thread-safe because every state belongs to one connection.
+
+    ``behind``: names of tables that only the flusher may write to.
+    """
 
     def __init__(
         self,
@@ -64,11 +68,14 @@ class WriteTracker:
         marker: Marker,
         catalog: Catalog,
         key_type: Callable[[str], type | None],
+        *,
+        behind: Collection[str] = frozenset(),
     ) -> None:
         self._engine = engine
         self._marker = marker
         self._catalog = catalog
         self._key_type = key_type
+        self._behind = behind
         # These pools lend one connection to several holders at once: returning it ends nobody's transaction.
         self._lends_to_many = isinstance(engine.pool, sa.pool.StaticPool | sa.pool.SingletonThreadPool)
         self.counts: Counter[str] = Counter()
@@ -108,6 +115,10 @@ class WriteTracker:
         """The write set of the transaction on this connection, to be added to."""
         return self._work(connection).written
 
+    def check_direct(self, table: str, kind: str) -> None:
+        """InvalidModelError for a table that only the flusher may write to; for writes that no listener sees."""
+        _refuse_direct((Write(kind, table, None, False),), self._behind)
+
     def join(self, connection: sa.Connection, tokens: list[Token]) -> None:
         """The transaction on this connection belongs to somebody who wants the causal token of what it commits."""
         self._work(connection).tokens = tokens
@@ -139,9 +150,11 @@ class WriteTracker:
             else:
                 self._declared(connection, declared)
         else:
-            writes = writes_of(compiled)
+            writes = [write for write in writes_of(compiled) if not _is_book(write.table)]
             if not writes:
                 return
+            if self._behind and "datalayer_behind" not in context.execution_options:
+                _refuse_direct(writes, self._behind)
             self._compiled(connection, context, writes)
         work = self._find(connection)
         if work is not None and work.written and _autocommits(connection):
@@ -289,6 +302,21 @@ class WriteTracker:
             point("write.after_commit")
         for mark in marks:
             self._marker.finish(mark, outcome)
+
+
+def _is_book(table: str | None) -> bool:
+    """Whether a table is one of the layer's own books, which nobody caches."""
+    return table is not None and table.startswith("datalayer_")
+
+
+def _refuse_direct(writes: Sequence[Write], behind: Collection[str]) -> None:
+    """A write that passes the journal could be undone by what is queued."""
+    for write in writes:
+        if write.table in behind:
+            raise InvalidModelError(
+                f"table {write.table} is written behind: what is queued would come after a {write.kind} of a session; "
+                "use layer.repository(Model)"
+            )
 
 
 def _autocommits(connection: sa.Connection) -> bool:

@@ -124,6 +124,30 @@ def reading_engine(engine: sa.Engine, size: int | None = None) -> sa.Engine:
     return sa.create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT", hide_parameters=True)
 
 
+def own_pool(engine: sa.Engine, size: int = 2) -> sa.Engine:
+    """An engine that is ``engine`` in everything, its listeners included, but for connections of its own.
+
+    For work that must go on when all connections of the application are in use. SQLite: the engine itself.
+    """
+    theirs = engine.pool
+    if not isinstance(theirs, sa.pool.QueuePool) or engine.dialect.name == "sqlite":
+        return engine
+    pool = sa.pool.QueuePool(
+        theirs._creator,
+        pool_size=size,
+        max_overflow=2,
+        timeout=theirs._timeout,
+        recycle=theirs._recycle,
+        pre_ping=True,
+        dialect=engine.dialect,
+        _dispatch=theirs.dispatch,
+    )
+    made = sa.Engine(pool, engine.dialect, engine.url, hide_parameters=True)
+    made.dispatch = made.dispatch._join(engine.dispatch)
+    made._has_events = True
+    return made
+
+
 def watch_statements(engine: sa.Engine, watchdog: Watchdog) -> None:
     """Put every statement and COMMIT of an engine under the watchdog. PostgreSQL only."""
 

@@ -25,7 +25,7 @@ from ..contracts.coherence import ABSENT, Absent, Change
 from ..contracts.fence import parse_record
 from ..contracts.keys import parse_key
 from ..contracts.pauses import point
-from ..contracts.tier import Busy, Found, Key, Lease, Met, SharedTier
+from ..contracts.tier import Busy, Found, Key, Lease, Met, Queued, SharedTier
 from ..errors import DecodeError, EncodeError
 from ..models.schema import Projection, Schema
 from .l1 import L1, estimate_size
@@ -36,6 +36,12 @@ FOREVER = [inf]
 
 #: Rows whose entry is larger than this many bytes are validated instead of fetched again by strict reads.
 LARGE = 1024
+
+#: How the prefix of a queued write begins.
+_OVERLAY = b"O"
+
+#: How a row without a frame begins; a frame begins with "D".
+_BARE = b"\x00"
 
 #: Seconds between looks at a key that somebody else is filling; a quarter of a second in all.
 _PATIENCE = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
@@ -53,6 +59,19 @@ class Load(Protocol):
 
 
 LoadMany = Callable[[Sequence[tuple[Any, ...]]], Mapping[tuple[Any, ...], tuple[Any, ...]]]
+
+
+class Backlog(Protocol):
+    """The queued writes of one space, as far as this process knows them."""
+
+    def newest(self, key: tuple[Any, ...], *, vouched: bool) -> tuple[Any, ...] | Absent | None:
+        """The row that a queued write of this process leaves, in the order of ``schema.full``; None: ask the database.
+
+        ``vouched``: the shared tier has just said that it shows nothing queued for the key.
+        """
+
+    def settle(self, key: tuple[Any, ...]) -> None:
+        """Wait, not for ever, until the database has what is queued for the key."""
 
 
 class Single(Protocol):
@@ -215,6 +234,7 @@ class Ladder:
         self.horizon = horizon
         self.flights = flights or Nobody()
         self.wait: Callable[[float], None] = time.sleep
+        self.backlog: Backlog | None = None
         self._rows: dict[Schema, tuple[Any, bytes, int]] = {}
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -299,7 +319,7 @@ class Ladder:
     def _bypassed(self, schema: Schema, key: tuple[Any, ...], name: Hashable, load: Load) -> Row | Absent:
         """The row from the database, while a transaction of this process that wrote it is being committed."""
         self.counts["bypassed"] += 1
-        row = self._loaded(schema, load(key))
+        row = self._past_caches(schema, key, load)
         if self.guard.ticket(name) is not None:  # not any more: see _leave
             self.guard.finished(name)
         return row
@@ -314,9 +334,13 @@ class Ladder:
             if alone and (found := self.look(schema, key)) is not None:
                 return found
             began, ticket = self.l1.clock(), self.guard.ticket(name)
-            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)), self._until_beside(began))
+            return self._kept(
+                schema, key, name, ticket, self._past_caches(schema, key, load), self._until_beside(began)
+            )
         try:
-            return self._kept(schema, key, name, ticket, self._loaded(schema, load(key)), self._until_beside(began))
+            return self._kept(
+                schema, key, name, ticket, self._past_caches(schema, key, load), self._until_beside(began)
+            )
         finally:
             self.flights.land(name)
 
@@ -331,6 +355,8 @@ class Ladder:
         load: Load,
     ) -> Row | Absent:
         """One thread of this process, and one process of all, asks the database; the others wait for its fill."""
+        if found is not None and found.prefix.startswith(_OVERLAY):
+            return self._settled(schema, key, name, load)
         if found is not None:  # of another shape: it is extended, and nobody else would do the same
             return self._filled(schema, key, name, ticket, address, _Merge(found), load)
         if self.flights.lead(name):
@@ -355,12 +381,17 @@ class Ladder:
                 break
             self.wait(pause)
             leave = self.l2.lease(address)
+        if self.backlog is not None and (row := self._queued_here(schema, key, leave)) is not None:
+            self.guard.finished(name)
+            return row
         if isinstance(leave, Lease):
             return self._filled(schema, key, name, ticket, address, leave, load)
         if isinstance(leave, Found):
             row = self._hit(schema, key, name, ticket, address, leave)
             if row is not None:
                 return row
+            if leave.prefix.startswith(_OVERLAY):
+                return self._settled(schema, key, name, load)
             return self._filled(schema, key, name, ticket, address, _Merge(leave), load)
         if isinstance(leave, Met) and leave.record is not None and load.proves and self.single:
             row = self._proved(schema, key, address, leave, load)
@@ -430,6 +461,103 @@ class Ladder:
         self.counts["l3_reads"] += 1
         return ABSENT if values is None else Row(values, schema.full, "l3")
 
+    def encode_row(self, schema: Schema, key: tuple[Any, ...], values: tuple[Any, ...]) -> bytes | None:
+        """A row as the shared tier and journals hold it; None when it cannot be encoded, or is too large."""
+        return self._encode(schema, Key(self.space, self._key_text(key)), None, values)
+
+    def encode_bare(self, schema: Schema, values: tuple[Any, ...]) -> bytes:
+        """A row of any size, for this process only. EncodeError if it cannot be exact."""
+        codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
+        return _BARE + bytes(codec.encode(schema.shared.pick(values)))
+
+    def decode_row(self, schema: Schema, key: tuple[Any, ...], entry: bytes) -> tuple[Any, ...] | None:
+        """What :meth:`encode_row` made, here or in another release; None for another row or a shape that does not fit.
+
+        DecodeError for bytes that are damaged, or encrypted with a key that is not in the ring.
+        """
+        codec, _, _ = self._rows.get(schema) or self._row_codec(schema)
+        if entry.startswith(_BARE):
+            bare: tuple[Any, ...] = codec.decode(entry[1:])
+            return bare
+        address = Key(self.space, self._key_text(key))
+        values = self._decode_any(codec, address, Found(entry, 0.0, _OVERLAY))
+        return values if values is not None and schema.shared_key_of(values) == key else None
+
+    def keep_written(self, schema: Schema, key: tuple[Any, ...], ticket: Any, values: tuple[Any, ...] | Absent) -> None:
+        """What a write has just left, if nothing else happened to the key since the ticket was taken before it."""
+        name = _name(key)
+        if ticket is None or not self.use_l1:
+            self.guard.finished(name)
+        elif isinstance(values, Absent):
+            self._keep(schema, name, ticket, ABSENT, ttl=self._lives.negative)
+        else:
+            self._keep(schema, name, ticket, schema.local.pick(values), max_life=self._lives.l2)
+
+    # -- queued writes ---------------------------------------------------------------------------------------------
+
+    def _past_caches(self, schema: Schema, key: tuple[Any, ...], load: Load) -> Row | Absent:
+        """What is queued for the key, else what the database has; nothing is kept on the way."""
+        if self.backlog is not None and (row := self._queued(schema, key)) is not None:
+            return row
+        return self._loaded(schema, load(key))
+
+    def _queued(self, schema: Schema, key: tuple[Any, ...]) -> Row | Absent | None:
+        if not (self.use_l2 and self.l2.enabled):
+            return self._queued_here(schema, key, None)
+        address = Key(self.space, self._key_text(key))
+        leave = self.l2.lease(address)
+        if not isinstance(leave, Found):
+            return self._queued_here(schema, key, leave)
+        if not leave.prefix.startswith(_OVERLAY):
+            return None
+        row = self._decode(schema, key, address, leave) if leave.entry else ABSENT
+        if row is None:
+            self._wait_for(key)
+        return row
+
+    def _queued_here(self, schema: Schema, key: tuple[Any, ...], leave: Any) -> Row | Absent | None:
+        """What this process has queued itself, unless the shared tier vouches that nothing is."""
+        if isinstance(leave, Queued):
+            self._wait_for(key)
+        if self.backlog is None or isinstance(leave, Queued | Found):
+            return None
+        values = self.backlog.newest(key, vouched=leave is not None)
+        return Row(values, schema.full, "queued") if isinstance(values, tuple) else values
+
+    def _settled(self, schema: Schema, key: tuple[Any, ...], name: Hashable, load: Load) -> Row | Absent:
+        """The row once the database has a queued write that cannot be read here."""
+        self._wait_for(key)
+        self.guard.finished(name)
+        return self._loaded(schema, load(key))
+
+    def _wait_for(self, key: tuple[Any, ...]) -> None:
+        self.counts["settled"] += 1
+        if self.backlog is not None:
+            self.backlog.settle(key)
+
+    def _queued_many(self, schema: Schema, missing: Sequence[Any], free: Sequence[Any], found: _Batch) -> None:
+        """As :meth:`_queued` for what a batch is still missing; such rows are not kept."""
+        certain = frozenset(free)
+        for key in missing:
+            if key in found.rows or key in found.lives:
+                continue
+            # Where a lease was refused the reason must be known: it is asked for again, alone.
+            lease = found.leases[key][1] if key in certain and key in found.leases else None
+            if isinstance(lease, _Merge) and lease.found.prefix.startswith(_OVERLAY):
+                self._wait_for(key)
+                row = None
+            else:
+                row = self._queued(schema, key) if lease is None else self._queued_here(schema, key, lease)
+                if row is None:
+                    continue
+            found.leases.pop(key, None)
+            if row is None:
+                continue
+            if isinstance(row, Row):
+                found.rows[key] = row
+            else:
+                found.gone.add(key)
+
     # -- many ------------------------------------------------------------------------------------------------------
 
     def read_many(
@@ -461,10 +589,14 @@ class Ladder:
         keep: Sequence[tuple[Any, ...]] = free
         lives: dict[tuple[Any, ...], float] = {}
         leases: dict[tuple[Any, ...], tuple[Key, Any]] = {}
+        gone: set[Any] = set()
         if free and self.use_l2 and self.l2.enabled:
             leases = self._ask_shared_many(schema, free, rows, lives)
+        if self.backlog is not None:
+            self._queued_many(schema, missing, free, _Batch(rows, lives, leases, gone))
+        if free and self.use_l2 and self.l2.enabled:
             keep = [key for key in free if key in lives or key in leases]
-        asked = [key for key in missing if key not in rows and key not in lives]
+        asked = [key for key in missing if key not in rows and key not in lives and key not in gone]
         if asked:
             try:
                 loaded = load(asked)
@@ -585,7 +717,7 @@ class Ladder:
         self, schema: Schema, key: tuple[Any, ...], glance: tuple[Any, float] | None, values: tuple[Any, ...]
     ) -> None:
         """Put a row into L1 whose key was not known before it was read."""
-        if not self.use_l1 or glance is None:
+        if not self.use_l1 or glance is None or self.backlog is not None:
             self.guard.finished(_name(key))
             return
         seen, began = glance
@@ -757,6 +889,15 @@ class Ladder:
     def heard_births(self) -> None:
         """Another process makes rows that it does not name."""
         self.guard.drop_absent()
+
+
+class _Batch(NamedTuple):
+    """What is known of the keys of a batch: rows, lives, leave to fill, and the keys whose rows are to be deleted."""
+
+    rows: dict[Any, Row]
+    lives: dict[Any, float]
+    leases: dict[Any, Any]
+    gone: set[Any]
 
 
 class _Merge:

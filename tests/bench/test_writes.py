@@ -172,7 +172,7 @@ def test_single_writes(place: Any, times: Any, report: Report) -> None:
                     session.commit()
                 assert trips.waits <= 1, "one wait for Redis, before COMMIT"
                 assert trips.posts <= 1, "one message after it, which nobody waits for"
-            assert statements.taken() == 2 * len(keys)
+            assert statements.taken() <= 2 * len(keys)
         assert {users.get_one(key, consistency="shared").age for key in keys} == set(
             range(turn[0] - len(keys) + 1, turn[0] + 1)
         )

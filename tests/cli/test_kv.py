@@ -111,7 +111,7 @@ def test_a_terminal_gets_a_progress_bar(sound: Path) -> None:
             check=False,
         )
         assert done.returncode == 0
-        assert b"3/3 files" in os.read(ours, 10_000)
+        assert b"3 of 3 files" in os.read(ours, 10_000)
     finally:
         os.close(ours)
         os.close(theirs)

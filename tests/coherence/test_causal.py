@@ -150,3 +150,24 @@ def test_writers_of_a_reference_table_wait_until_no_memory_serves_the_old_row(tw
         session.get_one(Rate, 1).value = 2
     assert time.monotonic() - marked >= 0.4
     assert rates.get_one(1, consistency="shared").value == 2
+
+
+def test_layers_that_do_not_share_a_cache_are_told_so(
+    pg_url: str, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        DataLayer(pg_url, redis=redis_url, key_prefix="one", models=[Note], fence_lease=0.8) as one,
+        DataLayer(pg_url, redis=redis_url, key_prefix="other", models=[Note], fence_lease=0.8) as other,
+    ):
+        Note.__table__.create(one.engine)  # type: ignore[attr-defined]
+        write(one, "old")
+        while "another key_prefix" not in caplog.text:
+            for layer in (one, other):
+                assert layer.repository(Note).get_one(1, consistency="shared").text == "old"
+
+
+def test_a_layer_without_redis_says_what_that_means(pg_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "datalayer")
+    with DataLayer(pg_url, models=[Note]) as layer:
+        assert "other processes" in caplog.text
+        assert "other processes" in layer.health().tiers["l2"].detail

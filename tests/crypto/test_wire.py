@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 import sqlalchemy as sa
+from heard import listening
 from safe import Open, Patient, Seat, Shut, Token
 
 from datalayer import DataLayer, Q
@@ -22,29 +19,6 @@ OpenLayer = Callable[..., DataLayer]
 SECRET = "gallbladder-inflammation"
 
 pytestmark = [pytest.mark.redis]
-
-
-@contextmanager
-def listening(url: str, prefix: str) -> Iterator[list[str]]:
-    """What a Redis server executes under a key prefix inside the block, also what scripts do."""
-    heard: list[str] = []
-    end = secrets.token_hex(8)
-    with redis.Redis.from_url(url) as client, client.monitor() as monitor:
-
-        def listen() -> None:
-            for command in monitor.listen():
-                if end in command["command"]:
-                    return
-                if prefix in command["command"]:  # the server has other users
-                    heard.append(command["command"])
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        try:
-            yield heard
-        finally:
-            client.echo(end)
-            thread.join(10)
 
 
 def digests(text: str) -> set[str]:
@@ -112,7 +86,7 @@ def _write(layer: DataLayer, patients: Any, seats: Any, shut: Any) -> None:
 
 def test_redis_is_told_ciphertext_only(open_layer: OpenLayer, redis_url: str, key_prefix: str):
     def opened() -> DataLayer:
-        return open_layer(redis=redis_url, key_prefix=key_prefix)
+        return open_layer(redis=redis_url, key_prefix=key_prefix, redis_timeout=5.0, fence_lease=30.0)
 
     with listening(redis_url, key_prefix) as heard:
         one, two = opened(), opened()

@@ -10,11 +10,11 @@ import pytest
 import sqlalchemy as sa
 from alembic_support import alembic
 from migrate_support import rows, run
-from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
-from datalayer import DataLayer, Model, column
-from datalayer.coherence.ledger import Ledger
-from datalayer.migrate.runner import plan
+from datalayer import DataLayer, column
+from datalayer.coherence.ledger import TABLES, Ledger
+from datalayer.migrate.runner import MigrationReport, plan
 
 pytestmark = pytest.mark.postgres
 
@@ -23,7 +23,11 @@ SELECT table_name, ordinal_position, column_name, data_type, is_nullable, column
 FROM information_schema.columns WHERE table_name LIKE 'datalayer%' ORDER BY 1, 2"""
 
 
-class Owned(Model):
+class Base(DeclarativeBase):
+    pass
+
+
+class Owned(Base):
     __tablename__ = "own_tables_owned"
     id: Mapped[int] = column(primary_key=True)
 
@@ -93,22 +97,29 @@ def other_url(pg_url: str) -> Iterator[str]:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_a_role_that_may_not_create_tables_adds_the_lines_of_more_shards(pg_url: str) -> None:
-    admin = sa.create_engine(pg_url, poolclass=sa.pool.NullPool)
-    role = f"app_{secrets.token_hex(4)}"
+@pytest.fixture
+def role(pg_url: str) -> Iterator[sa.URL]:
+    """URL of the migrated database for a role that may create nothing and read nothing."""
+    name, admin = f"app_{secrets.token_hex(4)}", sa.create_engine(pg_url, poolclass=sa.pool.NullPool)
     with DataLayer(pg_url, models=[Owned]) as layer:
         layer.migrate()
-    run(
-        admin,
-        f"CREATE ROLE {role} LOGIN PASSWORD 'app'",
-        f"GRANT SELECT, INSERT, UPDATE ON datalayer_fence TO {role}",
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
-    )
-    try:
-        url = sa.make_url(pg_url).set(username=role, password="app")
-        assert [line.shard for line in ledger(url).read(4)] == [0, 1, 2, 3]
-    finally:
-        run(admin, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+    run(admin, f"CREATE ROLE {name} LOGIN PASSWORD 'app'", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    yield sa.make_url(pg_url).set(username=name, password="app")
+    run(admin, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+
+def test_a_role_that_may_not_create_tables_adds_the_lines_of_more_shards(role: sa.URL, pg_url: str) -> None:
+    admin = sa.create_engine(pg_url, poolclass=sa.pool.NullPool)
+    run(admin, f"GRANT SELECT, INSERT, UPDATE ON datalayer_fence TO {role.username}")
+    assert [line.shard for line in ledger(role).read(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_role_that_may_do_nothing_finds_nothing_to_do(role: sa.URL, pg_url: str, there: bool) -> None:
+    if not there:
+        run(sa.create_engine(pg_url, poolclass=sa.pool.NullPool), *(f"DROP TABLE {name}" for name in TABLES))
+    with DataLayer(role.render_as_string(hide_password=False), models=[Owned]) as layer:
+        assert layer.migrate() == MigrationReport()
 
 
 def test_processes_that_start_while_the_migration_runs_do_not_collide_with_it(pg_url: str) -> None:

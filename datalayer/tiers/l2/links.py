@@ -24,7 +24,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from . import scripts
+from . import behind, scripts
 
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
@@ -62,7 +62,7 @@ class Link:
         self.pending = 0
         self.fresh = True
         # Scripts live in the server's memory: whoever connects brings them along, without waiting.
-        for script in scripts.ALL.values():
+        for script in (*scripts.ALL.values(), *behind.ALL.values()):
             self.post(pack(("SCRIPT", "LOAD", script)))
 
     def post(self, data: bytes) -> None:

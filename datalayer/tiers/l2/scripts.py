@@ -59,15 +59,16 @@ return {'OK', ARGV[2]}
 )
 
 #: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, token, px
-#: -> {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'}
+#: -> {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'} {'WB', overlay or ''}
 #:    {'LEASE', generation, births, whether births are marked}
 #: A token that is older than 100 ms may be a dead reader's: the next one takes its place, and its fill is refused.
 LEASE = (
     _EPOCH
     + b"""
 local s, b = ARGV[4], ARGV[5]
-local h = redis.call('HMGET', KEYS[1], 'm:' .. ARGV[3], 'm:t:' .. s, 'm:t:' .. b, 'n:' .. s, 'n:' .. b)
+local h = redis.call('HMGET', KEYS[1], 'm:' .. ARGV[3], 'm:t:' .. s, 'm:t:' .. b, 'n:' .. s, 'n:' .. b, 'o:' .. ARGV[3])
 local g, n = h[4] or '-', h[5] or '-'
+if h[6] then return {'WB', redis.call('GET', KEYS[2]) or ''} end
 if h[2] then return {'HOLD', h[2]} end
 if h[1] then return {'MARK', h[1], g} end
 local v = redis.call('GET', KEYS[2])

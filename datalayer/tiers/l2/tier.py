@@ -14,14 +14,18 @@ from typing import Any
 
 from ...contracts.fence import Authority, Stand, State
 from ...contracts.pauses import point
-from ...contracts.tier import Busy, Found, Key, Lease, Leave, Met
+from ...contracts.tier import Busy, Found, Key, Lease, Leave, Met, Queued
 from .links import pack
 from .wire import Place, Wire
 
 _TOKEN_PX = 3000
 _MOST_SCANS = 200
 _ABSENT = b"N"
+_OVERLAY = b"O"
+#: A queued write is good for as long as it is there; L1 asks again after this many seconds.
+_OVERLAY_LIFE = 60.0
 _BUSY = Busy()
+_QUEUED = Queued()
 _INFO = pack(("INFO", "replication"))
 
 
@@ -64,6 +68,8 @@ class RedisTier:
             authority.doubt(place.number, stand)
             return None
         frame = self._frame(place, stand, header)
+        if value is not None and value.startswith(_OVERLAY) and header[0] == stand.epoch:
+            return _overlaid(value, stand)
         return _believed(value, frame) if frame is not None and value is not None else None
 
     def same(self, key: Key, prefix: bytes) -> bool:
@@ -101,9 +107,13 @@ class RedisTier:
     ) -> None:
         spaces = dict.fromkeys([key[0] for key in keys])
         frames = {s: self._frame(place, stand, header) for s, header in zip(spaces, replies[1:-1], strict=True)}
+        epoch = replies[1][0]
         for key, value in zip(keys, replies[0], strict=True):
             frame = frames[key[0]]
-            if value is not None and frame is not None and (one := _believed(value, frame)) is not None:
+            if value is not None and value.startswith(_OVERLAY) and epoch == stand.epoch:
+                if (laid := _overlaid(value, stand)) is not None:
+                    found[key] = laid
+            elif value is not None and frame is not None and (one := _believed(value, frame)) is not None:
                 found[key] = one
 
     def _guard(self, space: str, place: Place) -> bytes:
@@ -170,6 +180,8 @@ class RedisTier:
             return Lease(b"L" + token.encode(), reply[1], births, stand)
         if kind == b"HIT":
             return self._read_in_script(place, stand, reply[1])
+        if kind == b"WB":
+            return _overlaid(reply[1], stand) or _QUEUED
         if kind == b"BUSY":
             return _BUSY
         if kind == b"MARK":
@@ -199,6 +211,8 @@ class RedisTier:
         self._wire.post(place, place.call("RELEASE", lease.stand, [name], lease.expect))
 
     def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
+        if found.prefix.startswith(_OVERLAY):
+            return  # the queued write is newer than whatever the database has
         stand = self._authority.current(self._wire.place_of(f"{key.space}:{key.id}").number)
         if stand is not None:  # in another epoch than the value's, it will not be found
             self._fill(key, Lease(found.prefix, found.prefix.split(b"|")[2], b"", stand), entry, ttl)
@@ -221,6 +235,8 @@ class RedisTier:
         self._wire.post(place, place.call("RESOLVE", met.stand, [name], *under, entry or b"", px))
 
     def discard(self, key: Key, found: Found) -> None:
+        if found.prefix.startswith(_OVERLAY):
+            return
         place = self._wire.place_of(f"{key.space}:{key.id}")
         self._wire.post(place, pack(("DEL", place.values + f"{key.space}:{key.id}")))
 
@@ -269,6 +285,17 @@ class RedisTier:
 #: The epoch's prefix, the generation between its bars, the generation of births (None: there are some just now), and
 #: the server's time in milliseconds.
 Frame = tuple[bytes, bytes, bytes | None, float]
+
+
+def _overlaid(value: bytes, stand: Stand) -> Found | None:
+    """What a queued write left; None if it is of another epoch or does not say what the row is now."""
+    if not value.startswith(stand.prefix[1:], 1):
+        return None
+    at = value.find(b"|", len(stand.prefix)) + 1
+    if not at or at == len(value):
+        return None
+    entry = value[at:]
+    return Found(b"" if entry == _ABSENT else entry, _OVERLAY_LIFE, value[:at])
 
 
 def _believed(value: bytes, frame: Frame) -> Found | None:

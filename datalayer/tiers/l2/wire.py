@@ -88,11 +88,19 @@ class Wire:
         return self.places[zlib.crc32(name.encode()) % len(self.places)]
 
     def ask(
-        self, place: Place, data: bytes, count: int, *, urgent: bool = False, counted: bool = True
+        self,
+        place: Place,
+        data: bytes,
+        count: int,
+        *,
+        urgent: bool = False,
+        counted: bool = True,
+        once: bool = False,
     ) -> list[Any] | None:
         """The replies to ``count`` commands in one write, or None when Redis failed any of them.
 
         ``urgent``: even a server that the breaker keeps from reads is asked. ``counted``: somebody waits for it.
+        ``once``: the commands may not run twice, and may have run when their connection is found dead.
         """
         if not urgent and not self._breaker.allow():
             return None
@@ -100,7 +108,7 @@ class Wire:
         try:
             return self._attempt(place, data, count, Links.take)
         except _Failed as failure:
-            if not (failure.stale and self._retries):
+            if not (failure.stale and self._retries and not once):
                 self._failed(failure.error)
                 return None
         try:
