@@ -171,10 +171,10 @@ class DataLayer:
         parts.coherence.reset_after_fork()
         if parts.authority is not None:
             parts.authority.reset_after_fork()
-        if parts.notices is not None:
-            parts.notices.reset_after_fork()
         if parts.behind is not None:
             parts.behind.reset_after_fork()
+        if parts.notices is not None:
+            parts.notices.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()

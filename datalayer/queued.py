@@ -63,6 +63,8 @@ class QueuedRepository(OneShotRepository[T]):
         shape, rows = self._shape, []
         accepted = [self._accepted(obj) for obj in objs]
         for obj in accepted:
+            run_before_set(self._hooks, obj)
+        for obj in accepted:
             key, loaded = self._key_of(obj), self._loaded(obj)
             if len(accepted) == 1 and len(loaded) < len(self._schema.full.keys):
                 with self._behind.locked(shape, key):

@@ -81,8 +81,8 @@ class Parts:
     statement_listeners: int = 0
     vault: Vault | None = None
     rules: StatementRules | None = None
-    notices: Notices | None = None
     behind: Behind | None = None
+    notices: Notices | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -157,8 +157,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         heard,
         vault,
         rules,
-        notices,
         behind,
+        notices,
     )
 
 
@@ -448,8 +448,8 @@ class _LadderMaker:
         self._beside = _beside(settings, shared)
         self._coherence = coherence
         self._sealing = sealing
-        self._notices = notices
         self.behind: Behind | None = None
+        self._notices = notices
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
         self._l1 = partial(_l1, settings, engine, clock=clock)

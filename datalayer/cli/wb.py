@@ -1,7 +1,7 @@
 """``datalayer wb status | flush | dlq list|retry|drop``: queued writes and dead letters, from a shell.
 
-Keys, tables, counts and reasons are printed, never a row. Exit codes: 0 when nothing is left and nothing is dead, 1 when
-something is, 2 when the command could not run.
+Keys, tables, counts and reasons are printed, never a row. Exit codes: 0 when nothing is left and nothing is dead,
+1 when something is, 2 when the command could not run.
 """
 
 from __future__ import annotations

@@ -42,16 +42,3 @@ class RowSealing(Protocol):
     def seal(self, row: Sequence[Any]) -> Sequence[Any]: ...
 
     def open(self, row: tuple[Any, ...]) -> tuple[Any, ...]: ...
-
-
-class ValueSealing(Protocol):
-    """Encrypts the values of encrypted columns in a dict by name, at ``names``. Thread-safe.
-
-    ``key`` is the row's primary key; without one, columns that are bound to their row raise EncodeError.
-    """
-
-    names: frozenset[str]
-
-    def seal(self, values: Mapping[str, Any], key: Sequence[Any] = ()) -> dict[str, Any]: ...
-
-    def open(self, values: Mapping[str, Any], key: Sequence[Any] = ()) -> dict[str, Any]: ...

@@ -16,11 +16,9 @@ from sqlalchemy.orm import Mapper
 from ..crypto.column import EncryptedColumnError, EncryptedText, SealedValue
 from ..crypto.rows import SealedRows, row_name
 from ..crypto.tables import blind_columns, reseal_blind, seal_column, sealed_columns
-from ..crypto.values import SealedValues
 from ..crypto.vault import Vault, slot_of
 from ..errors import DecodeError
 from .columns import INFO_KEY, is_text
-from .policy import CachePolicy
 from .schema import Schema
 
 if TYPE_CHECKING:
@@ -84,20 +82,6 @@ def row_sealing(schema: Schema, vault: Vault | None) -> SealedRows | None:
         if isinstance(c.type, EncryptedText)
     }
     return SealedRows(ciphers, schema.shared_key_of) if ciphers else None
-
-
-def value_sealing(
-    source: sa.Table | Mapper[Any], vault: Vault | None, policy: CachePolicy | None = None
-) -> SealedValues | None:
-    """What encrypts dicts of values for journals, dead letters and whatever else is written down; None for nothing.
-
-    For a table values are named by column keys, for a mapper by attributes. ``policy`` may say ``l2_plaintext``.
-    """
-    if vault is None or vault.keyring is None or (policy is not None and policy.l2_plaintext):
-        return None
-    columns = encrypted_attributes(source) if isinstance(source, Mapper) else dict(source.c)
-    sealing = SealedValues(columns, vault)
-    return sealing if sealing.names else None
 
 
 def encrypted_attributes(mapper: Mapper[Any]) -> Mapping[str, sa.Column[Any]]:

@@ -668,6 +668,8 @@ class Behind:
         with self._lock:
             if self._closed or not self._started:
                 self._closed = True
+                if self._owned:
+                    self._engine.dispose()
                 return None
         report = self.flush(timeout)
         with self._lock:

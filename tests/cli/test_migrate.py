@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_a_backfill_draws_a_bar_on_a_terminal_only(
     assert call("--url", pg_url, "--models", required, "--not-null", "multistep", "--apply") == 0
     drawn = capsys.readouterr().err
     assert "\rfill things.must [##" in drawn
-    assert f"[{'#' * 30}] 1,200/1,200 rows (estimated)" in drawn
+    assert re.search(r"\[#{30}\] 1,200\D+1,200 rows", drawn)
     assert call("--url", pg_url, "--models", required, "--check") == 0
 
 

@@ -94,13 +94,13 @@ class Wire:
         count: int,
         *,
         urgent: bool = False,
-        counted: bool = True,
         once: bool = False,
+        counted: bool = True,
     ) -> list[Any] | None:
         """The replies to ``count`` commands in one write, or None when Redis failed any of them.
 
-        ``urgent``: even a server that the breaker keeps from reads is asked. ``counted``: somebody waits for it.
-        ``once``: the commands may not run twice, and may have run when their connection is found dead.
+        ``urgent``: even a server that the breaker keeps from reads is asked. ``once``: the commands may not run
+        twice, and may have run when their connection is found dead. ``counted``: somebody waits for it.
         """
         if not urgent and not self._breaker.allow():
             return None
