@@ -129,6 +129,12 @@ class QueuedRepository(OneShotRepository[T]):
             raise InvalidModelError(f"{self.model.__name__} is not a SoftDelete model; there is nothing to restore")
         return self._change(id, {column.key: None}, live=False)
 
+    def bulk_load(self, rows: Iterable[Any], *_: Any, **__: Any) -> int:
+        raise InvalidModelError(
+            f"{self.model.__name__} is written behind, and bulk_load would pass what is queued; use set_many(), "
+            "or flush, close, and load with a layer that writes the model through"
+        )
+
     def compare_and_set(self, obj: T, *, expected: Any) -> T:
         raise InvalidModelError(
             f"{self.model.__name__} is written behind: only the database could compare; write the model through, "

@@ -7,7 +7,6 @@ as it should be, 1 when rows are left or do not decrypt, 2 when the command coul
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from typing import Any, TextIO
 
 from ..crypto.manage import Crypto, CryptoStatus, VerifyReport
 from ..crypto.rotate import Progress, RotationReport
-from ..errors import ConfigError, DataLayerError
-from ..layer import DataLayer
+from ..errors import DataLayerError
+from .opening import add_options, open_layer
 
 _WIDTH = 30
 
@@ -40,10 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tables", nargs="*", help="tables to look at; all of them by default")
-    parser.add_argument(
-        "--models", required=True, metavar="MODULE:NAME", help="the declarative base, or a list of models"
-    )
-    parser.add_argument("--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)")
+    add_options(parser, needs_models=True)
     parser.add_argument("--batch-size", type=_positive, default=None, metavar="N", help="rows in a batch")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -59,7 +55,7 @@ def _guarded(run: Callable[[Crypto, argparse.Namespace, dict[str, Any]], int]) -
     def guarded(args: argparse.Namespace) -> int:
         bar = _Bar(sys.stderr, shown=not args.json)
         try:
-            with _open(args) as layer, bar:
+            with open_layer(args) as layer, bar:
                 return run(layer.crypto, args, _options(args, bar))
         except KeyboardInterrupt:
             print(f"datalayer crypto: interrupted; {_advice(args, bar.last)}", file=sys.stderr)
@@ -80,24 +76,6 @@ def _advice(args: argparse.Namespace, last: Progress | None) -> str:
     if args.crypto_command == "rotate" or position is None:
         return "run it again to continue" if args.crypto_command == "rotate" else "run it again"
     return f"--after {position} continues from there"
-
-
-def _open(args: argparse.Namespace) -> DataLayer:
-    models = _found(args.models)
-    return DataLayer.from_yaml(args.config, models=models) if args.config else DataLayer.from_env(models=models)
-
-
-def _found(path: str) -> Any:
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise ConfigError(f"--models is {path!r}, expected MODULE:NAME, such as myapp.models:Base")
-    sys.path.insert(0, "")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--models {path!r} cannot be imported: {error}") from error
-    finally:
-        sys.path.remove("")
 
 
 def _rotate(crypto: Crypto, args: argparse.Namespace, options: dict[str, Any]) -> int:

@@ -7,7 +7,6 @@ Exit codes: 0 nothing is left to do, 1 steps or files are pending, 3 the models 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..layer import DataLayer
 from .bar import Bar
+from .opening import add_options, open_layer
 
 if TYPE_CHECKING:
     from ..migrate.history import MigrationRecord
@@ -47,9 +47,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", metavar="MODULE:NAME", help="a declarative base, or a list of models")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)")
-    parser.add_argument("--url", help="the database, instead of DATALAYER_URL")
+    add_options(parser)
     parser.add_argument("--files", metavar="DIR", help="a directory of NNN_description.sql files")
     parser.add_argument("--outcome", choices=("applied", "undone"), help="of a dirty file that you have looked at")
     parser.add_argument("--lint", choices=("off", "warn", "refuse"), default="warn", help="what to do about unsafe SQL")
@@ -72,7 +70,7 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Open the layer and do what the arguments say."""
-    with _open(args) as layer:
+    with open_layer(args) as layer:
         if args.repair is not None:
             return _repair(layer, args)
         if args.partitions is not None:
@@ -82,27 +80,6 @@ def run(args: argparse.Namespace) -> int:
         action = _ACTIONS[args.action or "plan"]
         code: int = action(layer, args)
         return code
-
-
-def _open(args: argparse.Namespace) -> DataLayer:
-    models = _found(args.models) if args.models else []
-    if args.config:
-        return DataLayer.from_yaml(args.config, models=models)
-    if args.url:
-        return DataLayer(args.url, models=models)
-    return DataLayer.from_env(models=models)
-
-
-def _found(path: str) -> Any:
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise ConfigError(f"--models is {path!r}, expected MODULE:NAME, such as myapp.models:Base")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--models {path!r} cannot be imported: {error}") from error
 
 
 def _repair(layer: DataLayer, args: argparse.Namespace) -> int:

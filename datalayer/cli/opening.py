@@ -11,9 +11,11 @@ from ..errors import ConfigError
 from ..layer import DataLayer
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, *, needs_models: bool = False) -> None:
     """The options that :func:`open_layer` reads."""
-    parser.add_argument("--models", metavar="MODULE:NAME", help="a declarative base, or a list of models")
+    parser.add_argument(
+        "--models", required=needs_models, metavar="MODULE:NAME", help="a declarative base, or a list of models"
+    )
     parser.add_argument("--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)")
     parser.add_argument("--url", help="the database, instead of DATALAYER_URL")
 

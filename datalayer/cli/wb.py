@@ -7,16 +7,16 @@ Keys, tables, counts and reasons are printed, never a row. Exit codes: 0 when no
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ConfigError, DataLayerError
+from ..errors import DataLayerError
 from ..layer import DataLayer
 from ..writes.behind import FlushReport, QueueStatus
 from ..writes.letters import DeadLetter
+from .opening import add_options, open_layer
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -43,12 +43,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, run: Callable[[DataLayer, Any], int], text: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument(
-        "--models", required=True, metavar="MODULE:NAME", help="a declarative base, or a list of models"
-    )
-    command.add_argument(
-        "--config", metavar="FILE", help="a YAML file; by default the environment (DATALAYER_URL, ...)"
-    )
+    add_options(command, needs_models=True)
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_guarded(run))
     return command
@@ -57,31 +52,13 @@ def _add(commands: Any, name: str, run: Callable[[DataLayer, Any], int], text: s
 def _guarded(run: Callable[[DataLayer, Any], int]) -> Callable[[argparse.Namespace], int]:
     def guarded(args: argparse.Namespace) -> int:
         try:
-            with _open(args) as layer:
+            with open_layer(args) as layer:
                 return run(layer, args)
         except DataLayerError as error:
             print(f"datalayer wb: {error}", file=sys.stderr)
             return 2
 
     return guarded
-
-
-def _open(args: argparse.Namespace) -> DataLayer:
-    models = _found(args.models)
-    return DataLayer.from_yaml(args.config, models=models) if args.config else DataLayer.from_env(models=models)
-
-
-def _found(path: str) -> Any:
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise ConfigError(f"--models is {path!r}, expected MODULE:NAME, such as myapp.models:Base")
-    sys.path.insert(0, "")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--models {path!r} cannot be imported: {error}") from error
-    finally:
-        sys.path.remove("")
 
 
 def _status(layer: DataLayer, args: argparse.Namespace) -> int:

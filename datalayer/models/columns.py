@@ -25,11 +25,11 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.schema import DefaultGenerator
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
+from datalayer.config.suggest import hint
 from datalayer.crypto.column import EncryptedText
 from datalayer.crypto.rows import ROW_KEY_TYPES
 from datalayer.errors import ConfigError
 from datalayer.models.base import UTCDateTime
-from datalayer.models.suggest import hint
 
 INFO_KEY: Final = "datalayer"
 CLOCK_OPTION: Final = "datalayer_clock"

@@ -22,7 +22,7 @@ from dataclasses import fields
 from typing import Any
 
 from datalayer.errors import ConfigError, DataLayerError, HookError
-from datalayer.models.suggest import options
+from datalayer.models.options import options
 
 _log = logging.getLogger("datalayer.hooks")
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from datalayer.config.suggest import hint
 from datalayer.config.units import seconds
 from datalayer.errors import ConfigError
 from datalayer.models.hooks import Hooks
-from datalayer.models.suggest import hint, options
+from datalayer.models.options import options
 
 E = TypeVar("E", bound=enum.Enum)
 Duration = float | int | str

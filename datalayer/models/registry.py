@@ -13,13 +13,13 @@ from sqlalchemy.orm import DeclarativeBase, DeclarativeBaseNoMeta, Mapper
 from sqlalchemy.orm import registry as SQLAlchemyRegistry
 from sqlalchemy.schema import conv
 
+from datalayer.config.suggest import hint
 from datalayer.crypto.tables import sealed_columns
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies
 from datalayer.models import sealed as _sealed  # noqa: F401  # its listeners encrypt flagged columns
 from datalayer.models.behind import add_sequence_column, behind_problems, write_mode_of
 from datalayer.models.columns import check_columns
-from datalayer.models.suggest import hint
 from datalayer.models.tagged import tagged_columns
 
 _INDEXES = threading.Lock()

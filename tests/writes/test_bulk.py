@@ -448,6 +448,14 @@ def test_memory_does_not_grow_with_the_number_of_rows(pg: DataLayer) -> None:
     assert large < small * 1.5 + 500_000
 
 
+def test_a_table_that_is_written_behind_takes_no_load(open_layer: Callable[..., DataLayer], tmp_path: Path) -> None:
+    layer = open_layer(models=[Plain], write_mode="behind", journal="file", journal_path=str(tmp_path))
+    with pytest.raises(InvalidModelError, match="written behind"):
+        layer.repository(Plain).bulk_load([{"id": 1}])
+    with layer.session() as session, pytest.raises(InvalidModelError, match="written behind"):
+        Repository[Plain](session).bulk_load([{"id": 1}])
+
+
 def resident() -> int:
     """Bytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

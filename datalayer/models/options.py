@@ -1,22 +1,14 @@
-"""Turns a misspelt name into an error that says which name was probably meant."""
+"""Policies as keyword-only values that know a misspelt option."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, TypeVar, dataclass_transform
 
+from datalayer.config.suggest import hint
 from datalayer.errors import ConfigError
 
 C = TypeVar("C")
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'ttl'?`` when one of ``known`` is close to ``name``, else the whole list of them."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names) or 'none'}"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
