@@ -314,7 +314,7 @@ def _refuse_direct(writes: Sequence[Write], behind: Collection[str]) -> None:
     for write in writes:
         if write.table in behind:
             raise InvalidModelError(
-                f"table {write.table} is written behind: what is queued would come after the {write.kind} of a session; "
+                f"table {write.table} is written behind: what is queued would come after this {write.kind}; "
                 "use layer.repository(Model)"
             )
 
