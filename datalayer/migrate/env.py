@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.operations import ops
 from alembic.util import CommandError
+from sqlalchemy.dialects import postgresql
 
 from ..crypto.column import BlindIndex, EncryptedText
 from ..models.base import UTCDateTime
@@ -185,6 +186,10 @@ def _rendered(kind: str, item: Any, context: Any) -> str | bool:
         return "sa.Text()"
     if isinstance(item, UTCDateTime):
         return "sa.DateTime(timezone=True)"
+    if isinstance(item, postgresql.ENUM) and not item.create_type:  # SQLAlchemy 2.0 shows it as one to be created
+        context.imports.add("from sqlalchemy.dialects import postgresql")
+        schema = f", schema={item.schema!r}" if item.schema else ""
+        return f"postgresql.ENUM({', '.join(map(repr, item.enums))}, name={item.name!r}{schema}, create_type=False)"
     if isinstance(item, sa.JSON) and "postgresql" in item._variant_mapping:
         context.imports.add("from sqlalchemy.dialects import postgresql")
         return "sa.JSON().with_variant(postgresql.JSONB(), 'postgresql')"

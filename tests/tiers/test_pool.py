@@ -49,7 +49,7 @@ def test_nothing_is_connected_before_the_first_use_and_then_what_was_promised(pg
 
 def test_a_layer_that_is_not_lazy_connects_at_once(pg_url: str) -> None:
     with DataLayer(pg_url, models=[Pooled], pool_min=3, lazy_connect=False) as layer:
-        assert pool_of(layer).open_connections() == 3
+        assert pool_of(layer).open_connections() >= 3
     with DataLayer("sqlite://", models=[Pooled], lazy_connect=False) as layer:
         assert layer.ping() >= 0
 
