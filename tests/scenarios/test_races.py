@@ -172,7 +172,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "no tickets": {"_valid": _blind},
     "no marks": {
         "begin": lambda self, change: None,
-        "end": lambda self, change: None,
+        "end": lambda self, change, kept=(): None,
         "drop_key": lambda self, key: None,  # what our own message on the bus would repair
     },
 }
@@ -211,5 +211,5 @@ def test_a_writer_that_waits_for_an_hour_is_as_safe_as_a_quick_one(layer: DataLa
         assert rows.get_one(1).n == 0
         assert 1 not in ladder.l1.index
     ladder.guard.end(change)
-    rows.get(1)
-    assert 1 in ladder.l1.index
+    while 1 not in ladder.l1.index:  # with Redis not before every older transaction of the server has ended
+        rows.get(1)

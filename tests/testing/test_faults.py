@@ -144,6 +144,7 @@ def test_a_commit_is_lost_on_its_way_or_on_its_way_back(pg_url: str, sent: bool)
 
 
 def _idle(connection: sa.Connection) -> object:
+    connection.rollback()  # PostgreSQL shows one transaction the same list every time
     return connection.scalar(
         sa.text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
