@@ -17,9 +17,7 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from datalayer import CachePolicy, DataLayer, WriteMode
-from datalayer.contracts.fence import NOWHERE
 from datalayer.contracts.pauses import pause_at
-from datalayer.testing.servers.cluster import wait_until
 from datalayer.writes.behind import Behind, FlushReport
 from datalayer.writes.file import FileJournal
 
@@ -124,14 +122,6 @@ class Duo:
             Base.metadata.create_all(layer.engine)
         self.a, self.b = self.another(), self.another()
         self.engine = sa.create_engine(url)
-        if redis_url is not None:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Until the first epoch is trusted: older transactions, of other tests too, have ended."""
-        for process in self._processes:
-            authority = process.behind._authority
-            wait_until("the epoch is settled", lambda a=authority: (a.current(0) or NOWHERE).settled, seconds=60)
 
     def another(self, **options: Any) -> Process:
         process = Process(DataLayer(self.url, redis=self.redis_url, models=Base, **(self._options | options)))

@@ -202,6 +202,17 @@ def an_evicted_overlay_hides_nothing(duo: Duo) -> None:
     assert duo.b.text(1) == "new"
 
 
+def an_evicted_overlay_hides_nothing_while_nothing_may_be_filled(duo: Duo) -> None:
+    """A transaction from before the epoch runs: rows are read from the database, queued ones are not."""
+    with duo.engine.connect() as older:
+        older.execute(sa.text("SELECT pg_current_xact_id()"))
+        duo.lose_redis()
+        found = duo.b.behind._authority.current(0)
+        assert found is not None
+        assert not found.settled
+        an_evicted_overlay_hides_nothing(duo)
+
+
 def a_read_waits_for_queued_additions(duo: Duo) -> None:
     duo.a.write(1, "one")
     duo.a.flush()
@@ -474,6 +485,12 @@ CASES: list[tuple[Story, str, Mutation | None]] = [
     (what_redis_lost_is_written_again, STREAM, nothing_restored),
     (an_evicted_overlay_hides_nothing, FILE, script("LEASE", b"if h[6] then", b"if false then")),
     (an_evicted_overlay_hides_nothing, STREAM, script("LEASE", b"if h[6] then", b"if false then")),
+    (
+        an_evicted_overlay_hides_nothing_while_nothing_may_be_filled,
+        FILE,
+        script("LEASE", b"if h[6] then", b"if ARGV[7] ~= '0' and h[6] then"),
+    ),
+    (an_evicted_overlay_hides_nothing_while_nothing_may_be_filled, STREAM, None),
     (a_read_waits_for_queued_additions, FILE, never_waiting),
     (a_read_waits_for_queued_additions, STREAM, never_waiting),
     (a_crash_between_commit_and_clear_leaves_nothing_in_sight, FILE, no_leftovers),

@@ -60,7 +60,7 @@ return {'OK', ARGV[2]}
 
 #: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, token, px
 #: -> {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'} {'WB', overlay or ''}
-#:    {'LEASE', generation, births, whether births are marked}
+#:    {'LEASE', generation, births, whether births are marked} {'FREE'}: nothing was found, and px 0 asks for no token
 #: A token that is older than 100 ms may be a dead reader's: the next one takes its place, and its fill is refused.
 LEASE = (
     _EPOCH
@@ -80,10 +80,11 @@ if v then
     if z and string.sub(v, a + 1, z - 1) == g then
       if string.sub(v, z + 1, z + 1) ~= 'N' or (not h[3] and string.sub(v, z + 2) == n) then return {'HIT', v} end
     end
-  elseif string.sub(v, 1, 1) == 'L' and redis.call('PTTL', KEYS[2]) > tonumber(ARGV[7]) - 100 then
+  elseif ARGV[7] ~= '0' and string.sub(v, 1, 1) == 'L' and redis.call('PTTL', KEYS[2]) > tonumber(ARGV[7]) - 100 then
     return {'BUSY'}
   end
 end
+if ARGV[7] == '0' then return {'FREE'} end
 redis.call('SET', KEYS[2], 'L' .. ARGV[6], 'PX', ARGV[7])
 return {'LEASE', g, n, h[3] and 1 or 0}
 """

@@ -155,9 +155,7 @@ class RedisTier:
         requests: dict[Place, tuple[bytes, int]] = {}
         for place, group in self._grouped(keys).items():
             stand = self._authority.current(place.number)
-            if stand is not None and not stand.settled:
-                given |= dict.fromkeys(group, Met(None, stand))
-            elif stand is not None:
+            if stand is not None:
                 tokens = [(key, secrets.token_hex(8)) for key in group]
                 asked[place] = stand, tokens
                 data = b"".join([self._lease_command(place, stand, key, token) for key, token in tokens])
@@ -171,7 +169,9 @@ class RedisTier:
     def _lease_command(self, place: Place, stand: Stand, key: Key, token: str) -> bytes:
         space, id = key
         name = f"{space}:{id}"
-        return place.call("LEASE", stand, [name], name, f"={space}", f"+{space}", token, _TOKEN_PX)
+        # Nothing may be filled before the epoch is settled, but what is queued has to be known.
+        px = _TOKEN_PX if stand.settled else 0
+        return place.call("LEASE", stand, [name], name, f"={space}", f"+{space}", token, px)
 
     def _leave(self, place: Place, stand: Stand, key: Key, token: str, reply: list[Any]) -> Leave:
         kind = reply[0]
@@ -186,7 +186,9 @@ class RedisTier:
             return _BUSY
         if kind == b"MARK":
             self._authority.met(place.number, f"{key.space}:{key.id}", reply[1])
-            return Met(reply[1] + b" " + reply[2], stand)
+            return Met(reply[1] + b" " + reply[2] if stand.settled else None, stand)
+        if kind == b"FREE":
+            return Met(None, stand)
         if kind == b"HOLD":
             self._authority.met(place.number, f"t:={key.space}", reply[1])
             return Met(None, stand)
