@@ -53,6 +53,7 @@ from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
 from .tiers.watchdog import Watchdog
+from .tiers.within import Within
 from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
 from .writes.shapes import Shape, Shapes
@@ -138,6 +139,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     translator = Failures(engine)
     translator.install()
     heard = len(engine.dispatch.before_cursor_execute)
+    if reading is not None:
+        caches.within = Within(engine, watchdog.watching, own_listeners=heard)
     return Parts(
         engine,
         reading,

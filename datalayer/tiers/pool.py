@@ -78,12 +78,12 @@ class Pool(sa.pool.QueuePool):
     def _is_old(self, record: Any) -> bool:
         """Whether a connection's life is over, by chance a little before its time: they shall not all end at once."""
         share = record.record_info.setdefault(_SHARE, random.random())
-        return -1 < self._recycle < time.time() - record.starttime + share * self.manners.jitter
+        return bool(-1 < self._recycle < time.time() - record.starttime + share * self.manners.jitter)
 
     def _alive(self, record: Any) -> bool:
         """Whoever ends a session says so on its socket, and looking there costs no round trip. Only a connection that
         was idle for long is asked, because a router on the way may have forgotten it without a word."""
-        since = record.record_info.get(_SINCE)
+        since: float | None = record.record_info.get(_SINCE)
         if since is None:
             return True  # it has just been opened
         if time.monotonic() - since < _TRUSTED and _silent(record.dbapi_connection):

@@ -86,7 +86,9 @@ def test_a_connection_is_replaced_at_the_end_of_its_life(pg_url: str) -> None:
 
 def test_connections_that_were_opened_together_do_not_end_together(pg_url: str) -> None:
     random.seed(20)
-    with DataLayer(pg_url, pool_max_lifetime=1000, pool_max_lifetime_jitter=400, pool_min=0, pool_health_check_period=0) as layer:
+    with DataLayer(
+        pg_url, pool_max_lifetime=1000, pool_max_lifetime_jitter=400, pool_min=0, pool_health_check_period=0
+    ) as layer:
         hold(layer, 8)
         pool = pool_of(layer)
         for age, least, most in ((590, 8, 8), (800, 1, 7), (1010, 0, 0)):
