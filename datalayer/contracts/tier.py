@@ -38,6 +38,15 @@ class Lease(NamedTuple):
     stand: Stand
 
 
+class Fill(NamedTuple):
+    """What a reader gives for a lease; ``ttl`` in seconds."""
+
+    key: Key
+    lease: Lease
+    entry: bytes
+    ttl: float
+
+
 class Met(NamedTuple):
     """A writer's mark: the row is in the database only. ``record`` names its writers; None: leave it alone.
 
@@ -81,6 +90,9 @@ class SharedTier(Protocol):
 
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
         """Store a value under a lease; an empty entry says that there is no row. Nobody waits for it."""
+
+    def fill_many(self, fills: Sequence[Fill]) -> None:
+        """As :meth:`fill` for many keys."""
 
     def release(self, key: Key, lease: Lease) -> None:
         """Give a lease back unused, so that nobody waits for its fill."""

@@ -25,7 +25,7 @@ from ..contracts.coherence import ABSENT, Absent, Change
 from ..contracts.fence import parse_record
 from ..contracts.keys import parse_key
 from ..contracts.pauses import point
-from ..contracts.tier import Busy, Found, Key, Lease, Met, Queued, SharedTier
+from ..contracts.tier import Busy, Fill, Found, Key, Lease, Met, Queued, SharedTier
 from ..errors import DecodeError, EncodeError
 from ..models.schema import Projection, Schema
 from .l1 import L1, estimate_size
@@ -42,6 +42,10 @@ _OVERLAY = b"O"
 
 #: How a row without a frame begins; a frame begins with "D".
 _BARE = b"\x00"
+
+#: After so many misses in a row the shared tier is taken to be empty: a lease, which also finds values, is asked for at
+#: once, and saves the look before it.
+_COLD = 32
 
 #: Seconds between looks at a key that somebody else is filling; a quarter of a second in all.
 _PATIENCE = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
@@ -236,6 +240,7 @@ class Ladder:
         self.wait: Callable[[float], None] = time.sleep
         self.backlog: Backlog | None = None
         self._rows: dict[Schema, tuple[Any, bytes, int]] = {}
+        self._misses = 0
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -294,16 +299,16 @@ class Ladder:
         if not (self.use_l2 and self.l2.enabled):
             return self._alone(schema, key, name, ticket, load)
         address = Key(self.space, self._key_text(key))
-        found = self.l2.get(address)
+        found = self.l2.get(address) if self._misses < _COLD else None
         if found is not None and (row := self._hit(schema, key, name, ticket, address, found)) is not None:
             return row
-        self.counts["l2_misses"] += 1
         return self._miss(schema, key, name, ticket, address, found, load)
 
     def _hit(
         self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, address: Key, found: Found
     ) -> Row | Absent | None:
         """The row of a usable value, kept in L1 on its way; None when the value says nothing about this shape."""
+        self._misses = 0
         if not found.entry:
             self.counts["l2_hits"] += 1
             self._keep(schema, name, ticket, ABSENT, max_life=min(found.ttl, self._lives.negative))
@@ -355,6 +360,8 @@ class Ladder:
         load: Load,
     ) -> Row | Absent:
         """One thread of this process, and one process of all, asks the database; the others wait for its fill."""
+        if found is not None:
+            self.counts["l2_misses"] += 1
         if found is not None and found.prefix.startswith(_OVERLAY):
             return self._settled(schema, key, name, load)
         if found is not None:  # of another shape: it is extended, and nobody else would do the same
@@ -381,15 +388,16 @@ class Ladder:
                 break
             self.wait(pause)
             leave = self.l2.lease(address)
+        if isinstance(leave, Found) and (row := self._hit(schema, key, name, ticket, address, leave)) is not None:
+            return row
+        self.counts["l2_misses"] += 1
         if self.backlog is not None and (row := self._queued_here(schema, key, leave)) is not None:
             self.guard.finished(name)
             return row
         if isinstance(leave, Lease):
+            self._misses += 1
             return self._filled(schema, key, name, ticket, address, leave, load)
         if isinstance(leave, Found):
-            row = self._hit(schema, key, name, ticket, address, leave)
-            if row is not None:
-                return row
             if leave.prefix.startswith(_OVERLAY):
                 return self._settled(schema, key, name, load)
             return self._filled(schema, key, name, ticket, address, _Merge(leave), load)
@@ -625,16 +633,19 @@ class Ladder:
         space, text = self.space, self._key_text
         addresses = {Key(space, text(key)): key for key in keys}
         merges: dict[tuple[Any, ...], tuple[Key, Any]] = {}
-        found = self.l2.get_many(list(addresses))
-        if found:
-            self._decode_many(schema, addresses, found, rows, lives, merges)
+        if self._misses < _COLD:
+            self._decode_many(schema, addresses, self.l2.get_many(list(addresses)), rows, lives, merges)
+        leases: dict[tuple[Any, ...], tuple[Key, Any]] = {}
+        absent = [address for address, key in addresses.items() if key not in lives and key not in merges]
+        if absent:
+            granted = self.l2.lease_many(absent)
+            late = {address: leave for address, leave in granted.items() if isinstance(leave, Found)}
+            self._decode_many(schema, addresses, late, rows, lives, merges)
+            leases = {addresses[a]: (a, lease) for a, lease in granted.items() if isinstance(lease, Lease)}
+        self._misses = 0 if lives else self._misses + len(leases)
         self.counts["l2_hits"] += len(lives)
         self.counts["l2_misses"] += len(keys) - len(lives)
-        if len(lives) + len(merges) == len(keys):
-            return merges
-        absent = [address for address, key in addresses.items() if key not in lives and key not in merges]
-        granted = self.l2.lease_many(absent)
-        return merges | {addresses[a]: (a, lease) for a, lease in granted.items() if isinstance(lease, Lease)}
+        return merges | leases
 
     def _decode_many(
         self,
@@ -658,11 +669,19 @@ class Ladder:
                 rows[key], lives[key] = row, value.ttl
 
     def _fill_many(self, schema: Schema, leases: Mapping[Any, tuple[Key, Any]], loaded: Mapping[Any, Any]) -> None:
+        fills: list[Fill] = []
         for key, (address, lease) in leases.items():
-            if key in loaded:
-                self._fill(schema, address, lease, loaded[key])
-            elif isinstance(lease, Lease) and self._lives.negative:
-                self.l2.fill(address, lease, b"", self._lives.negative)
+            values = loaded.get(key)
+            if isinstance(lease, _Merge):
+                if values is not None:
+                    self._fill(schema, address, lease, values)
+            elif values is None:
+                if self._lives.negative:
+                    fills.append(Fill(address, lease, b"", self._lives.negative))
+            elif (entry := self._encode(schema, address, lease, values)) is not None:
+                self.counts["l2_fills"] += 1
+                fills.append(Fill(address, lease, entry, self._lives.l2))
+        self.l2.fill_many(fills)
 
     def _puts(
         self, schema: Schema, keys: Sequence[tuple[Any, ...]], rows: Mapping[Any, Row], lives: Mapping[Any, float]

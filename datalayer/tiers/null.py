@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contracts.tier import Found, Key, Lease, Leave, Met
+from ..contracts.tier import Fill, Found, Key, Lease, Leave, Met
 
 
 class NullTier:
@@ -29,6 +29,9 @@ class NullTier:
         return {}
 
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
+        """Keeps nothing."""
+
+    def fill_many(self, fills: Sequence[Fill]) -> None:
         """Keeps nothing."""
 
     def release(self, key: Key, lease: Lease) -> None:

@@ -58,60 +58,72 @@ return {'OK', ARGV[2]}
 """
 )
 
-#: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, token, px
-#: -> {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'} {'WB', overlay or ''}
+#: KEYS header, values · ARGV lineage, epoch, whole tag, births tag, px, (name, token) of each -> of each, in order:
+#:    {'HOLD', record of the tag} {'MARK', record, generation} {'HIT', value} {'BUSY'} {'WB', overlay or ''}
 #:    {'LEASE', generation, births, whether births are marked} {'FREE'}: nothing was found, and px 0 asks for no token
 #: A token that is older than 100 ms may be a dead reader's: the next one takes its place, and its fill is refused.
 LEASE = (
     _EPOCH
     + b"""
-local s, b = ARGV[4], ARGV[5]
-local h = redis.call('HMGET', KEYS[1], 'm:' .. ARGV[3], 'm:t:' .. s, 'm:t:' .. b, 'n:' .. s, 'n:' .. b, 'o:' .. ARGV[3])
-local g, n = h[4] or '-', h[5] or '-'
-if h[6] then return {'WB', redis.call('GET', KEYS[2]) or ''} end
-if h[2] then return {'HOLD', h[2]} end
-if h[1] then return {'MARK', h[1], g} end
-local v = redis.call('GET', KEYS[2])
-if v then
-  local p = 'V' .. ARGV[2] .. '|'
-  if string.sub(v, 1, #p) == p then
-    local a = string.find(v, '|', #p + 1, true)
-    local z = a and string.find(v, '|', a + 1, true)
-    if z and string.sub(v, a + 1, z - 1) == g then
-      if string.sub(v, z + 1, z + 1) ~= 'N' or (not h[3] and string.sub(v, z + 2) == n) then return {'HIT', v} end
+local px = ARGV[5]
+local t = redis.call('HMGET', KEYS[1], 'm:t:' .. ARGV[3], 'm:t:' .. ARGV[4], 'n:' .. ARGV[3], 'n:' .. ARGV[4])
+local g, n, p = t[3] or '-', t[4] or '-', 'V' .. ARGV[2] .. '|'
+local function lease(key, name, token)
+  local h = redis.call('HMGET', KEYS[1], 'm:' .. name, 'o:' .. name)
+  if h[2] then return {'WB', redis.call('GET', key) or ''} end
+  if t[1] then return {'HOLD', t[1]} end
+  if h[1] then return {'MARK', h[1], g} end
+  local v = redis.call('GET', key)
+  if v then
+    if string.sub(v, 1, #p) == p then
+      local a = string.find(v, '|', #p + 1, true)
+      local z = a and string.find(v, '|', a + 1, true)
+      if z and string.sub(v, a + 1, z - 1) == g then
+        if string.sub(v, z + 1, z + 1) ~= 'N' or (not t[2] and string.sub(v, z + 2) == n) then return {'HIT', v} end
+      end
+    elseif px ~= '0' and string.sub(v, 1, 1) == 'L' and redis.call('PTTL', key) > tonumber(px) - 100 then
+      return {'BUSY'}
     end
-  elseif ARGV[7] ~= '0' and string.sub(v, 1, 1) == 'L' and redis.call('PTTL', KEYS[2]) > tonumber(ARGV[7]) - 100 then
-    return {'BUSY'}
   end
+  if px == '0' then return {'FREE'} end
+  redis.call('SET', key, 'L' .. token, 'PX', px)
+  return {'LEASE', g, n, t[2] and 1 or 0}
 end
-if ARGV[7] == '0' then return {'FREE'} end
-redis.call('SET', KEYS[2], 'L' .. ARGV[6], 'PX', ARGV[7])
-return {'LEASE', g, n, h[3] and 1 or 0}
+local out = {}
+for k = 2, #KEYS do out[k - 1] = lease(KEYS[k], ARGV[2 * k + 2], ARGV[2 * k + 3]) end
+return out
 """
 )
 
-#: KEYS header, value · ARGV lineage, epoch, name, whole tag, births tag, generation, births, expect, payload, px
-#: -> {'OK'} {'NO'}. ``expect`` is the token, or the prefix of a value that gets another shape and keeps its end.
+#: KEYS header, values · ARGV lineage, epoch, whole tag, births tag, (name, generation, births, expect, payload, px) of
+#: each -> 1 or 0 of each. ``expect`` is the token, or the prefix of a value that gets another shape and keeps its end.
 FILL = (
     _EPOCH
     + _STORE
     + b"""
-local s, b = ARGV[4], ARGV[5]
-local h = redis.call('HMGET', KEYS[1], 'm:' .. ARGV[3], 'm:t:' .. s, 'n:' .. s, 'm:t:' .. b, 'n:' .. b)
-if h[1] or h[2] or (h[3] or '-') ~= ARGV[6] then return {'NO'} end
-if string.sub(ARGV[9], 1, 1) == 'N' and (h[4] or (h[5] or '-') ~= ARGV[7]) then return {'NO'} end
-local v = redis.call('GET', KEYS[2])
-if not v then return {'NO'} end
-local px = tonumber(ARGV[10])
-if string.sub(ARGV[8], 1, 1) == 'L' then
-  if v ~= ARGV[8] then return {'NO'} end
-else
-  if string.sub(v, 1, #ARGV[8]) ~= ARGV[8] then return {'NO'} end
-  local left = redis.call('PTTL', KEYS[2])
-  if left > 0 and left < px then px = left end
+local t = redis.call('HMGET', KEYS[1], 'm:t:' .. ARGV[3], 'm:t:' .. ARGV[4], 'n:' .. ARGV[3], 'n:' .. ARGV[4])
+local function fill(key, name, gen, births, expect, payload, px)
+  if t[1] or (t[3] or '-') ~= gen then return 0 end
+  if redis.call('HEXISTS', KEYS[1], 'm:' .. name) == 1 then return 0 end
+  if string.sub(payload, 1, 1) == 'N' and (t[2] or (t[4] or '-') ~= births) then return 0 end
+  local v = redis.call('GET', key)
+  if not v then return 0 end
+  if string.sub(expect, 1, 1) == 'L' then
+    if v ~= expect then return 0 end
+  else
+    if string.sub(v, 1, #expect) ~= expect then return 0 end
+    local left = redis.call('PTTL', key)
+    if left > 0 and left < px then px = left end
+  end
+  store(key, gen, payload, px)
+  return 1
 end
-store(KEYS[2], ARGV[6], ARGV[9], px)
-return {'OK'}
+local out = {}
+for k = 2, #KEYS do
+  local at = 6 * k - 7
+  out[k - 1] = fill(KEYS[k], ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], tonumber(ARGV[at + 5]))
+end
+return out
 """
 )
 

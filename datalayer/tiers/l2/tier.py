@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from ...contracts.fence import Authority, Stand, State
 from ...contracts.pauses import point
-from ...contracts.tier import Busy, Found, Key, Lease, Leave, Met, Queued
+from ...contracts.tier import Busy, Fill, Found, Key, Lease, Leave, Met, Queued
 from .links import pack
 from .wire import Place, Wire
 
+T = TypeVar("T")
+
 _TOKEN_PX = 3000
 _MOST_SCANS = 200
+_MOST_KEYS, _MOST_BYTES = 250, 1 << 18
 _ABSENT = b"N"
 _OVERLAY = b"O"
 #: A queued write is good for as long as it is there; L1 asks again after this many seconds.
@@ -152,27 +155,29 @@ class RedisTier:
 
     def lease_many(self, keys: Sequence[Key]) -> dict[Key, Leave]:
         given: dict[Key, Leave] = {}
-        asked: dict[Place, tuple[Stand, list[tuple[Key, str]]]] = {}
+        asked: dict[Place, tuple[Stand, list[list[tuple[Key, str]]]]] = {}
         requests: dict[Place, tuple[bytes, int]] = {}
         for place, group in self._grouped(keys).items():
             stand = self._authority.current(place.number)
             if stand is not None:
-                tokens = [(key, secrets.token_hex(8)) for key in group]
-                asked[place] = stand, tokens
-                data = b"".join([self._lease_command(place, stand, key, token) for key, token in tokens])
-                requests[place] = data, len(tokens)
+                parts = [[(key, secrets.token_hex(8)) for key in part] for part in _parts(group, lambda key: key)]
+                asked[place] = stand, parts
+                requests[place] = b"".join([self._lease_call(place, stand, part) for part in parts]), len(parts)
         for place, replies in self._wire.ask_all(requests).items():
-            stand, tokens = asked[place]
-            for (key, token), reply in zip(tokens, replies, strict=True):
-                given[key] = self._leave(place, stand, key, token, reply)
+            stand, parts = asked[place]
+            for part, reply in zip(parts, replies, strict=True):
+                answers = reply if isinstance(reply[0], list) else [reply] * len(part)  # refused as a whole
+                for (key, token), answer in zip(part, answers, strict=True):
+                    given[key] = self._leave(place, stand, key, token, answer)
         return given
 
-    def _lease_command(self, place: Place, stand: Stand, key: Key, token: str) -> bytes:
-        space, id = key
-        name = f"{space}:{id}"
+    def _lease_call(self, place: Place, stand: Stand, part: Sequence[tuple[Key, str]]) -> bytes:
+        names = [f"{space}:{id}" for (space, id), _ in part]
+        space = part[0][0].space
         # Nothing may be filled before the epoch is settled, but what is queued has to be known.
         px = _TOKEN_PX if stand.settled else 0
-        return place.call("LEASE", stand, [name], name, f"={space}", f"+{space}", token, px)
+        tokens = [item for name, (_, token) in zip(names, part, strict=True) for item in (name, token)]
+        return place.call("LEASE", stand, names, f"={space}", f"+{space}", px, *tokens)
 
     def _leave(self, place: Place, stand: Stand, key: Key, token: str, reply: list[Any]) -> Leave:
         kind = reply[0]
@@ -205,8 +210,29 @@ class RedisTier:
         return _believed(value, frame) if frame is not None else None
 
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
-        if entry or lease.births:
-            self._fill(key, lease, entry or _ABSENT + lease.births, ttl)
+        self.fill_many([Fill(key, lease, entry, ttl)])
+
+    def fill_many(self, fills: Sequence[Fill]) -> None:
+        fills = [fill for fill in fills if fill.entry or fill.lease.births]
+        groups: dict[tuple[int, Stand], list[Fill]] = {}
+        for fill in fills:
+            place = self._wire.place_of(f"{fill.key.space}:{fill.key.id}")
+            groups.setdefault((place.number, fill.lease.stand), []).append(fill)
+        for (number, stand), group in groups.items():
+            place = self._wire.places[number]
+            for part in _parts(group, lambda fill: fill.key, lambda fill: len(fill.entry)):
+                self._wire.post(place, self._fill_call(place, stand, part))
+
+    def _fill_call(self, place: Place, stand: Stand, part: Sequence[Fill]) -> bytes:
+        space = part[0].key.space
+        names: list[str] = []
+        given: list[Any] = []
+        for key, lease, entry, ttl in part:
+            name = f"{key.space}:{key.id}"
+            names.append(name)
+            payload = entry or _ABSENT + lease.births
+            given += (name, lease.generation, lease.births, lease.expect, payload, max(1, int(ttl * 1000)))
+        return place.call("FILL", stand, names, f"={space}", f"+{space}", *given)
 
     def release(self, key: Key, lease: Lease) -> None:
         name = f"{key.space}:{key.id}"
@@ -218,14 +244,7 @@ class RedisTier:
             return  # the queued write is newer than whatever the database has
         stand = self._authority.current(self._wire.place_of(f"{key.space}:{key.id}").number)
         if stand is not None:  # in another epoch than the value's, it will not be found
-            self._fill(key, Lease(found.prefix, found.prefix.split(b"|")[2], b"", stand), entry, ttl)
-
-    def _fill(self, key: Key, lease: Lease, payload: bytes, ttl: float) -> None:
-        space, id = key
-        name, stand = f"{space}:{id}", lease.stand
-        place = self._wire.place_of(name)
-        under = name, f"={space}", f"+{space}", lease.generation, lease.births, lease.expect
-        self._wire.post(place, place.call("FILL", stand, [name], *under, payload, max(1, int(ttl * 1000))))
+            self.fill(key, Lease(found.prefix, found.prefix.split(b"|")[2], b"", stand), entry, ttl)
 
     def resolve(self, key: Key, met: Met, entry: bytes | None, ttl: float) -> None:
         if met.record is None:
@@ -285,6 +304,20 @@ class RedisTier:
 
     def close(self) -> None:
         self._wire.close()
+
+
+def _parts(items: Sequence[T], key_of: Callable[[T], Key], size: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
+    """Items of one space, not so many at once that one call would keep the server from its other work."""
+    part: list[T] = []
+    weight = 0
+    for item in items:
+        weight += size(item)
+        if part and (len(part) == _MOST_KEYS or weight > _MOST_BYTES or key_of(item).space != key_of(part[0]).space):
+            yield part
+            part, weight = [], size(item)
+        part.append(item)
+    if part:
+        yield part
 
 
 #: How a value of the epoch and generation begins, the generation of births (None: there are some just now), and the
