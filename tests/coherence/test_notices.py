@@ -96,7 +96,8 @@ def test_a_connection_that_is_lost_is_replaced_and_nothing_is_served_from_before
         layer,
         "ALTER TABLE noticed_parcels DISABLE TRIGGER ALL",
         "UPDATE noticed_parcels SET place = 'there'",
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN {CHANNEL}'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE query = 'LISTEN {CHANNEL}' AND datname = current_database()",
     )
     wait_until("the write is seen", lambda: layer.repository(Parcel).get_one(1).place == "there")
     wait_until("the row is cached again", lambda: cached(layer))
