@@ -27,9 +27,9 @@ class Parcel(Model):
 
 
 @pytest.fixture(params=["without Redis", "with Redis"])
-def layer(request: pytest.FixtureRequest, pg_url: str) -> Iterator[DataLayer]:
+def layer(request: pytest.FixtureRequest, pg_url: str, key_prefix: str) -> Iterator[DataLayer]:
     redis = request.getfixturevalue("redis_url") if request.param == "with Redis" else None
-    with DataLayer(pg_url, redis=redis, models=[Parcel]) as layer:
+    with DataLayer(pg_url, redis=redis, key_prefix=key_prefix, models=[Parcel]) as layer:
         layer.migrate()
         with layer.begin() as session:
             session.add_all([Parcel(id=i, place="here") for i in range(1, 201)])

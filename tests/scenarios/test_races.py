@@ -155,9 +155,9 @@ class History:
 
 
 @pytest.fixture(params=["with Redis", "without Redis"])
-def layer(request: pytest.FixtureRequest, pg_url: str) -> Iterator[DataLayer]:
+def layer(request: pytest.FixtureRequest, pg_url: str, key_prefix: str) -> Iterator[DataLayer]:
     redis = request.getfixturevalue("redis_url") if request.param == "with Redis" else None
-    with DataLayer(pg_url, redis=redis, models=[Race], pool_size=20) as layer:
+    with DataLayer(pg_url, redis=redis, key_prefix=key_prefix, models=[Race], pool_size=20) as layer:
         Model.metadata.create_all(layer.engine, tables=[T])  # type: ignore[list-item]
         with PlainSession(layer.engine) as session, session.begin():
             session.add_all(Race(id=i, n=0, tag=str(i)) for i in range(ROWS))
