@@ -28,7 +28,6 @@ class ForeignKey(NamedTuple):
 class Facts:
     """Read once, before a plan is made. Tables and types are named as the models name them: schema only if given."""
 
-    default_schema: str | None = None
     tables: frozenset[str] = frozenset()
     views: frozenset[str] = frozenset()
     children: Mapping[str, str] = field(default_factory=dict)  # partition -> its parent
@@ -148,7 +147,6 @@ def _postgres(connection: sa.Connection, schemas: set[str | None]) -> Facts:
             checks[named(schema, table)][name] = definition
     tables = {name for name, kind in classes if kind in "rpf"}
     return Facts(
-        default_schema=default,
         tables=frozenset(tables),
         views=frozenset(name for name, kind in classes if kind in "vm"),
         children=children,

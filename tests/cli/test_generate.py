@@ -41,22 +41,21 @@ def test_what_is_generated_passes_its_own_tests(tmp_path: Path, kinds: list[str]
     assert " passed" in done.stdout
 
 
-def test_a_generated_provider_is_held_to_every_rule(tmp_path: Path) -> None:
-    generate("provider", "Mine", into=tmp_path)
-    provider = tmp_path / "mine_provider.py"
-    provider.write_text(provider.read_text().replace("return was", "return True"))
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong", "rule"),
+    [
+        ("provider", "return was", "return True", "test_a_delete_says_whether_there_was_something"),
+        ("store", "found[1] > self._now()", "True", "test_a_value_ends_at_its_deadline"),
+    ],
+)
+def test_what_is_generated_is_held_to_every_rule(tmp_path: Path, kind: str, right: str, wrong: str, rule: str) -> None:
+    generate(kind, "Mine", into=tmp_path)
+    module = tmp_path / f"mine_{kind}.py"
+    assert right in module.read_text()
+    module.write_text(module.read_text().replace(right, wrong))
     done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
     assert done.returncode == 1
-    assert "test_a_delete_says_whether_there_was_something" in done.stdout
-
-
-def test_a_generated_store_is_held_to_every_rule(tmp_path: Path) -> None:
-    generate("store", "Mine", into=tmp_path)
-    store = tmp_path / "mine_store.py"
-    store.write_text(store.read_text().replace("found[1] > self._now()", "True"))
-    done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
-    assert done.returncode == 1
-    assert "test_a_value_ends_at_its_deadline" in done.stdout
+    assert rule in done.stdout
 
 
 def test_a_generated_benchmark_prints_its_figures(tmp_path: Path) -> None:

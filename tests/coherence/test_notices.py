@@ -27,9 +27,9 @@ class Parcel(Model):
 
 
 @pytest.fixture(params=["without Redis", "with Redis"])
-def layer(request: pytest.FixtureRequest, pg_url: str) -> Iterator[DataLayer]:
+def layer(request: pytest.FixtureRequest, pg_url: str, key_prefix: str) -> Iterator[DataLayer]:
     redis = request.getfixturevalue("redis_url") if request.param == "with Redis" else None
-    with DataLayer(pg_url, redis=redis, models=[Parcel]) as layer:
+    with DataLayer(pg_url, redis=redis, key_prefix=key_prefix, models=[Parcel]) as layer:
         layer.migrate()
         with layer.begin() as session:
             session.add_all([Parcel(id=i, place="here") for i in range(1, 201)])
@@ -96,7 +96,8 @@ def test_a_connection_that_is_lost_is_replaced_and_nothing_is_served_from_before
         layer,
         "ALTER TABLE noticed_parcels DISABLE TRIGGER ALL",
         "UPDATE noticed_parcels SET place = 'there'",
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN {CHANNEL}'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE query = 'LISTEN {CHANNEL}' AND datname = current_database()",
     )
     wait_until("the write is seen", lambda: layer.repository(Parcel).get_one(1).place == "there")
     wait_until("the row is cached again", lambda: cached(layer))

@@ -151,8 +151,8 @@ def test_the_rows_of_a_commit_whose_reply_was_lost_bypass_the_cache(pg_url: str)
             assert layer._parts.coherence.unknown == 1
 
 
-def test_a_forked_child_reads_and_writes_on_its_own(pg_url: str, redis_url: str) -> None:
-    with DataLayer(pg_url, redis=redis_url, models=[Thing]) as layer:
+def test_a_forked_child_reads_and_writes_on_its_own(pg_url: str, redis_url: str, key_prefix: str) -> None:
+    with DataLayer(pg_url, redis=redis_url, key_prefix=key_prefix, models=[Thing]) as layer:
         fill(layer)
         things = layer.repository(Thing)
         things.get(1)
@@ -200,9 +200,9 @@ def test_a_layer_that_cannot_be_meant_is_refused(options: dict, message: str) ->
 
 
 def test_a_backend_that_dies_before_its_commit_fails_it_with_an_error_of_sqlalchemy(
-    pg_url: str, redis_url: str
+    pg_url: str, redis_url: str, key_prefix: str
 ) -> None:
-    with DataLayer(pg_url, redis=redis_url, models=[Thing]) as layer:
+    with DataLayer(pg_url, redis=redis_url, key_prefix=key_prefix, models=[Thing]) as layer:
         fill(layer)
         things = layer.repository(Thing)
         session = layer.session()
@@ -216,13 +216,15 @@ def test_a_backend_that_dies_before_its_commit_fails_it_with_an_error_of_sqlalch
         assert things.update(1, name="uno").name == "uno"
 
 
-def test_the_first_read_of_a_process_may_come_while_the_database_is_away(pg_url: str, redis_url: str) -> None:
-    with DataLayer(pg_url, redis=redis_url, models=[Thing]) as layer:
+def test_the_first_read_of_a_process_may_come_while_the_database_is_away(
+    pg_url: str, redis_url: str, key_prefix: str
+) -> None:
+    with DataLayer(pg_url, redis=redis_url, key_prefix=key_prefix, models=[Thing]) as layer:
         fill(layer)
         layer.repository(Thing).get(1)
     with TcpProxy.for_url(pg_url) as proxy:
         proxy.refuse()
-        with DataLayer(proxy.url, redis=redis_url, models=[Thing]) as layer:
+        with DataLayer(proxy.url, redis=redis_url, key_prefix=key_prefix, models=[Thing]) as layer:
             with layer.session() as session, pytest.raises((sa.exc.OperationalError, L3UnavailableError)):
                 session.get(Thing, 1)
             proxy.pass_()

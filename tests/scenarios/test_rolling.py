@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped
 
 from datalayer import DataLayer, Model, column
+from datalayer.testing.servers.cluster import wait_until
 
 ROWS = 6
 
@@ -85,15 +86,18 @@ def test_both_releases_invalidate_each_other_and_read_their_own_shape(releases: 
 
 def test_one_value_in_redis_serves_both_shapes(releases: tuple[Old, DataLayer]) -> None:
     before, layer = releases
-    (ladder,) = [one for one in (layer.repository(Account).get(2), *layer.caches.ladders()) if hasattr(one, "l1")]
-    for _ in range(3):
-        assert before("get", 2, "shared") == ("n2", 2)
-        assert new_get(layer, 2, "shared") == ("n2", 2, 20)
-    loads = before("counts")["l3_reads"] + ladder.counts["l3_reads"]
-    for _ in range(5):
-        assert before("get", 2, "shared") == ("n2", 2)
-        assert new_get(layer, 2, "shared") == ("n2", 2, 20)
-    assert before("counts")["l3_reads"] + ladder.counts["l3_reads"] == loads, "neither drives the other's shape out"
+    layer.repository(Account).get(2)
+    (ladder,) = layer.caches.ladders()
+
+    def loads() -> int:
+        """How often the database was asked while both read the row in turn."""
+        past = before("counts")["l3_reads"] + ladder.counts["l3_reads"]
+        for _ in range(5):
+            assert before("get", 2, "shared") == ("n2", 2)
+            assert new_get(layer, 2, "shared") == ("n2", 2, 20)
+        return int(before("counts")["l3_reads"] + ladder.counts["l3_reads"] - past)
+
+    wait_until("neither drives the other's shape out", lambda: loads() == 0)
 
 
 def test_whatever_they_do_in_turn_neither_misreads(releases: tuple[Old, DataLayer], rng: random.Random) -> None:
@@ -115,7 +119,7 @@ def test_whatever_they_do_in_turn_neither_misreads(releases: tuple[Old, DataLaye
             assert new_get(layer, id, "shared") == truth[id], f"turn {turn}"
             found = accounts.get_many(range(ROWS), consistency="shared")
             assert {i: (r.name, r.level, r.score) for i, r in found.items()} == truth
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while {i: new_get(layer, i, None) for i in range(ROWS)} != truth:
         assert time.monotonic() < deadline, "the process's own memory did not follow"
     while {i: before("get", i, None) for i in range(ROWS)} != {i: row[:2] for i, row in truth.items()}:

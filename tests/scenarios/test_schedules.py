@@ -36,6 +36,8 @@ from datalayer.session import reads
 from datalayer.session.writes import WriteTracker
 from datalayer.testing.faults import Moving, RedisPair, terminate_backends
 from datalayer.testing.proxy import TcpProxy
+from datalayer.testing.servers import start_postgres
+from datalayer.testing.servers.postgres import PrivatePostgres
 from datalayer.testing.servers.redis_server import ask
 from datalayer.tiers import l2
 from datalayer.tiers.l2.tier import RedisTier
@@ -1406,6 +1408,14 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     },
     a_row_that_is_not_kept_in_the_process_is_read_from_redis: {"MARK leaves the value and no mark": NO_INVALIDATION},
 }
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[PrivatePostgres]:
+    """Of this module alone: when an epoch is settled depends on every transaction of a server, other tests' too."""
+    server = start_postgres()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def model(age: str) -> type[Any]:
 
 def main(age: str, url: str, redis: str, prefix: str) -> None:
     player = model(age)
-    with DataLayer(url, redis=redis, key_prefix=prefix, models=[player]) as layer:
+    with DataLayer(url, redis=redis, key_prefix=prefix, models=[player], redis_timeout=0.6) as layer:
         players = layer.repository(player)
 
         def shown(found: Any) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Duo:
         before = [p.behind._authority.stands[0].epoch for p in self._alive()]
         with self.client() as client:
             client.flushdb()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         for process, old in zip(self._alive(), before, strict=True):
             while not self._renewed(process, old):
                 if time.monotonic() > deadline:

@@ -96,7 +96,7 @@ class Player(Base):
     story: Mapped[str | None] = deferred(mapped_column(sa.Text))
 
 
-HERE = Address("street", {"x", "y"}, Color.BLUE)
+HERE = Address("street", {"x"}, Color.BLUE)  # one tag: the order of more would differ from repr to repr
 
 
 def user(**changes: Any) -> User:
@@ -153,7 +153,7 @@ def test_a_value_comes_back_equal_and_of_its_type(codec: str, of: Any, value: An
     found = serializer.load(serializer.dump(value))
     assert found == value
     assert type(found) is type(value)
-    assert repr(found) == repr(value) or isinstance(value, set | Address | User | Validated | list | dict | tuple)
+    assert repr(found) == repr(value)
 
 
 def test_fields_that_the_constructor_does_not_take_come_back_too() -> None:

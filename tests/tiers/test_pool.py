@@ -26,7 +26,7 @@ def pool_of(layer: DataLayer) -> Pool:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
         if time.monotonic() > deadline:
             return False

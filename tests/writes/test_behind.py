@@ -593,9 +593,12 @@ def test_a_redis_whose_memory_is_full_takes_nothing_and_the_call_writes_through(
         server.stop()
 
 
-def test_writes_are_accepted_up_to_the_backlog_while_the_database_is_away(pg_url: str, redis_url: str) -> None:
+def test_writes_are_accepted_up_to_the_backlog_while_the_database_is_away(
+    pg_url: str, redis_url: str, key_prefix: str
+) -> None:
     with TcpProxy.for_url(pg_url) as proxy:
         options = FAST | {"journal": "redis", "journal_allow_unsafe": True, "write_behind_max_backlog": 3}
+        options["key_prefix"] = key_prefix
         with open_layer(proxy.url, redis=redis_url, close_timeout=1, statement_timeout=2, **options) as layer:
             rows = layer.repository(Strict)
             rows.set(Strict(id=0, points=0))
@@ -620,7 +623,7 @@ def test_queued_writes_work_on_a_cluster(pg_url: str) -> None:
     cluster = start_cluster(replicas=0)
     address = "redis+cluster://" + ",".join(url.partition("://")[2].partition("/")[0] for url in cluster.urls)
     try:
-        options = FAST | {"journal": "redis", "journal_allow_unsafe": True}
+        options = {"journal": "redis", "journal_allow_unsafe": True, "redis_timeout": 2.0, "fence_lease": 10.0}
         with open_layer(pg_url, redis=address, **options) as a, open_layer(pg_url, redis=address, **options) as b:
             a.repository(Score).set_many([Score(id=i, name=f"n{i}", points=0, note=None, made=None) for i in range(60)])
             found = b.repository(Score).get_many(range(60), consistency="shared")
