@@ -127,6 +127,8 @@ class DataLayer:
         parts = self._parts
         report = parts.behind.close(self.settings.close_timeout) if parts.behind is not None else None
         parts.caches.closed = True
+        if parts.report is not None:
+            parts.report.close()
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
@@ -178,6 +180,8 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
+        if parts.report is not None:
+            parts.report.reset_after_fork()
 
     def _open(self) -> Parts:
         if self._closed:
@@ -570,8 +574,13 @@ class DataLayer:
     # -- observation -----------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path."""
+        """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path.
+
+        What has not been told to ``metrics`` yet is told first.
+        """
         parts = self._open()
+        if parts.report is not None:
+            parts.report.turn()
         found = collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
         dirty = parts.behind.dirty() if parts.behind is not None else 0
         return replace(found, dirty_count=dirty) if dirty else found

@@ -28,6 +28,7 @@ from .contracts.cipher import RowSealing
 from .contracts.clock import Clock, SystemClock
 from .contracts.keys import key_text
 from .contracts.levels import Levels
+from .contracts.observe import MetricsRecorder
 from .contracts.results import SharedResults
 from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
@@ -38,6 +39,7 @@ from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
+from .observe.careful import CarefulRecorder
 from .session.caches import Caches
 from .session.catalog import Catalog
 from .session.images import Imager
@@ -50,8 +52,10 @@ from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
+from .tiers.metered import MeteredTier
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
+from .tiers.report import Report
 from .tiers.watchdog import Watchdog
 from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
@@ -83,6 +87,8 @@ class Parts:
     rules: StatementRules | None = None
     behind: Behind | None = None
     notices: Notices | None = None
+    recorder: CarefulRecorder | None = None
+    report: Report | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -111,9 +117,11 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
     notices = Notices(reading, coherence) if reading is not None else None
+    recorder = CarefulRecorder(settings.metrics) if settings.metrics is not None and settings.enable_metrics else None
     catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
     maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault), notices)
+    maker.recorder = recorder
     caches = Caches(
         engine,
         tracker=tracker,
@@ -159,6 +167,8 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         rules,
         behind,
         notices,
+        recorder,
+        Report(recorder, caches.ladders, failures, settings.metrics_interval) if recorder is not None else None,
     )
 
 
@@ -449,6 +459,7 @@ class _LadderMaker:
         self._coherence = coherence
         self._sealing = sealing
         self.behind: Behind | None = None
+        self.recorder: MetricsRecorder | None = None
         self._notices = notices
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
@@ -461,7 +472,7 @@ class _LadderMaker:
             schema,
             l1=l1,
             lookups=self._l1(policy=policy),
-            l2=self._l2,
+            l2=self._l2_of(schema),
             guard=Guard(l1),
             codec=self._codec,
             entries=self._entries,
@@ -486,6 +497,12 @@ class _LadderMaker:
         if policy.external_writes and self._notices is not None:
             self._notices.watch(schema.space, schema.key_types)
         return ladder
+
+    def _l2_of(self, schema: Schema) -> SharedTier:
+        if self.recorder is None or not self._l2.enabled:
+            return self._l2
+        life = _first(schema.policy.l2.ttl, self._settings.l2_ttl)
+        return MeteredTier(self._l2, self.recorder, schema.root.__name__, life)
 
 
 def _beside(settings: Settings, shared: _Shared | None) -> float | None:

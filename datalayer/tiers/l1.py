@@ -35,12 +35,13 @@ _EVERY = 16
 
 
 class Entry:
-    """One cached value. ``deadline`` is monotonic seconds; ``snapshot`` an immutable view that a reader left here;
-    ``prefix`` names the value of the shared tier that this one was made of."""
+    """One cached value. ``born`` and ``deadline`` are monotonic seconds; ``snapshot`` an immutable view that a reader
+    left here; ``prefix`` names the value of the shared tier that this one was made of."""
 
-    __slots__ = ("deadline", "hits", "prefix", "size", "snapshot", "value")
+    __slots__ = ("born", "deadline", "hits", "prefix", "size", "snapshot", "value")
 
-    def __init__(self, deadline: float, value: Any, size: int, prefix: bytes | None = None) -> None:
+    def __init__(self, born: float, deadline: float, value: Any, size: int, prefix: bytes | None = None) -> None:
+        self.born = born
         self.deadline = deadline
         self.value = value
         self.snapshot: Any = None
@@ -179,7 +180,7 @@ class L1:
                 self.drop(key)
                 return
             now = self.clock()
-            self._cache[key] = Entry(min(now + life, until), value, size, prefix)
+            self._cache[key] = Entry(now, min(now + life, until), value, size, prefix)
             self._puts += 1
             if not self._puts % _EVERY:
                 self._sweep(_SWEEP * _EVERY, now)
@@ -196,7 +197,7 @@ class L1:
                 if max_life is not None and max_life < life:
                     life = max_life
                 if self.max_bytes is None or size <= self.max_bytes:
-                    cache[key] = Entry(min(now + life, until), value, size)
+                    cache[key] = Entry(now, min(now + life, until), value, size)
                     count += 1
                 else:
                     self.drop(key)
