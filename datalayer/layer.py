@@ -30,6 +30,7 @@ from .models.schema import Schema, schema_of
 from .models.sealed import sealed_names, sealed_tables
 from .observe.health import Health, Status, TierHealth
 from .observe.logs import redact_url
+from .observe.statements import QueryStats
 from .observe.stats import Stats
 from .queued import QueuedRepository
 from .repository import OneShotRepository, Repository
@@ -133,6 +134,8 @@ class DataLayer:
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
+        if parts.timing is not None:
+            parts.timing.remove()
         if parts.notices is not None:
             parts.notices.close()
         if parts.authority is not None:
@@ -180,6 +183,8 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
+        if parts.timing is not None and parts.timing.statements is not None:
+            parts.timing.statements.reset_after_fork()
         if parts.report is not None:
             parts.report.reset_after_fork()
 
@@ -325,6 +330,7 @@ class DataLayer:
                 reading=parts.reading,
                 watchdog=parts.watchdog,
                 own_listeners=parts.statement_listeners,
+                make=parts.timing.statement if parts.timing is not None else None,
             )
         return Reader(parts.caches, schema, rows, self._one_shot_session)
 
@@ -583,7 +589,18 @@ class DataLayer:
             parts.report.turn()
         found = collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
         dirty = parts.behind.dirty() if parts.behind is not None else 0
+        known = parts.timing.statements if parts.timing is not None else None
+        if known is not None:
+            found = replace(found, statements=known.calls, slow_statements=known.slow, queries=tuple(known.top(_TOP)))
         return replace(found, dirty_count=dirty) if dirty else found
+
+    def query_stats(self, most: int | None = None) -> list[QueryStats]:
+        """The statements that this process has sent, those first that took the most time in all; ``most`` of them.
+
+        By normalized text: values and literals are ``?``. Empty with ``query_stats=False``. Up to 500 are known.
+        """
+        timing = self._open().timing
+        return timing.statements.top(most) if timing is not None and timing.statements is not None else []
 
     def ping(self) -> float:
         """Seconds that the database takes to answer ``SELECT 1``; L3UnavailableError if it does not."""
@@ -614,6 +631,9 @@ class DataLayer:
         status: Status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
         return Health(ok=status == "ok", status=status, tiers=tiers)
 
+
+#: Statements that ``stats()`` shows.
+_TOP = 10
 
 _ALONE = "; other processes' writes are seen when L1's time to live ends"
 

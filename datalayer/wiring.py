@@ -40,6 +40,7 @@ from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
 from .observe.careful import CarefulRecorder
+from .observe.statements import Statements
 from .session.caches import Caches
 from .session.catalog import Catalog
 from .session.images import Imager
@@ -56,6 +57,7 @@ from .tiers.metered import MeteredTier
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
 from .tiers.report import Report
+from .tiers.timing import Timing
 from .tiers.watchdog import Watchdog
 from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
@@ -89,6 +91,7 @@ class Parts:
     notices: Notices | None = None
     recorder: CarefulRecorder | None = None
     report: Report | None = None
+    timing: Timing | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -145,6 +148,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
     translator = Failures(engine)
     translator.install()
+    timing = _timing(settings, engine, reading, recorder)
     heard = len(engine.dispatch.before_cursor_execute)
     return Parts(
         engine,
@@ -169,7 +173,27 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         notices,
         recorder,
         Report(recorder, caches.ladders, failures, settings.metrics_interval) if recorder is not None else None,
+        timing,
     )
+
+
+def _timing(
+    settings: Settings, engine: sa.Engine, reading: sa.Engine | None, recorder: MetricsRecorder | None
+) -> Timing | None:
+    """Times statements if anybody wants to know; else there is nothing to pay for."""
+    statements = None
+    if settings.query_stats or (settings.slow_query and settings.slow_query_log):
+        statements = Statements(
+            slow=settings.slow_query,
+            log_slow=settings.slow_query_log,
+            keep=settings.query_stats,
+            mysql=engine.dialect.name in ("mysql", "mariadb"),
+        )
+    if statements is None and recorder is None:
+        return None
+    timing = Timing(engine, reading, statements, recorder)
+    timing.install()
+    return timing
 
 
 def _vault(settings: Settings) -> Vault | None:

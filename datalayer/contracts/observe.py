@@ -24,7 +24,7 @@ class MetricsRecorder(Protocol):
         """One call to the tier took that long; ``operation`` is ``"get"``, ``"fill"``, ``"delete"`` ..."""
 
     def age(self, tier: str, model: str, seconds: float) -> None:
-        """A row was served that the tier has held for that long; a sample, where not every read can be looked at."""
+        """A row was served that the tier has held for that long; a sample, if looking at every read is too dear."""
 
     def error(self, tier: str, kind: str) -> None:
         """Something failed; ``kind`` is a stable word such as ``"timeout"`` or ``"decode_mac"``. ``tier`` is ``"layer"``
