@@ -24,11 +24,11 @@ class MetricsRecorder(Protocol):
         """One call to the tier took that long; ``operation`` is ``"get"``, ``"fill"``, ``"delete"`` ..."""
 
     def age(self, tier: str, model: str, seconds: float) -> None:
-        """A row was served that the tier has held for that long; a sample, if looking at every read is too dear."""
+        """A row was served that the tier has held for that long. Of L1 a sample is told."""
 
     def error(self, tier: str, kind: str) -> None:
-        """Something failed; ``kind`` is a stable word such as ``"timeout"`` or ``"decode_mac"``. ``tier`` is ``"layer"``
-        for what belongs to none, such as a hook."""
+        """Something failed; ``kind`` is a stable word such as ``"timeout"`` or ``"decode_mac"``. The tier of what
+        belongs to none, such as a hook, is ``"layer"``."""
 
     def evicted(self, tier: str, model: str, count: int = 1) -> None:
         """The tier dropped rows to make room."""

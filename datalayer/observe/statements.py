@@ -97,17 +97,16 @@ class _Record:
 
 
 class Statements:
-    """What is known of the statements of one layer. Thread-safe; a call costs about a microsecond.
+    """What is known of the statements of one layer. Thread-safe; a call costs half a microsecond.
 
     ``slow`` in seconds, 0 for never; ``log_slow``: log each slow call once. ``keep``: have a table of up to ``most``
-    statements; when it is full, the fifth of them that took the least time in all makes room.
+    statements; when it is full, the fifth of them that took the least time in all makes room. The counters take no
+    lock: threads that run the same statement at the same instant may lose a count now and then.
     """
 
     def __init__(
         self, *, slow: float, log_slow: bool = True, keep: bool = True, most: int = 500, mysql: bool = False
     ) -> None:
-        self.calls = 0
-        self.slow = 0
         self._limit = slow or inf
         self._log_slow = log_slow
         self._keep = keep
@@ -116,26 +115,44 @@ class Statements:
         self._lock = threading.Lock()
         self._raw: dict[str, _Record] = {}
         self._records: dict[str, _Record] = {}
+        self._others = _Record("")
+
+    @property
+    def calls(self) -> int:
+        """All calls, those of statements included that had to make room."""
+        return sum(record.calls for record in self._all())
+
+    @property
+    def slow(self) -> int:
+        """All calls that took longer than the limit."""
+        return sum(record.slow for record in self._all())
+
+    def _all(self) -> list[_Record]:
+        with self._lock:
+            return [*self._records.values(), self._others]
 
     def took(self, text: str, seconds: float, cursor: Any = None, *, failed: bool = False) -> None:
         """One call of a statement is over. ``cursor`` is asked for its ``rowcount`` if the call was slow."""
-        slow = seconds > self._limit
-        with self._lock:
-            self.calls += 1
-            self.slow += slow
-            if self._keep:
-                record = self._raw.get(text) or self._learn(text)
-                record.calls += 1
-                record.total += seconds
-                record.slow += slow
-                record.errors += failed
-                if seconds > record.max:
-                    record.max = seconds
-        if slow and self._log_slow:
-            self._tell(text, seconds, cursor, failed)
+        record = self._raw.get(text) or self._learn(text)
+        record.calls += 1
+        record.total += seconds
+        if seconds > record.max:
+            record.max = seconds
+        if failed:
+            record.errors += 1
+        if seconds > self._limit:
+            record.slow += 1
+            if self._log_slow:
+                self._tell(text, seconds, cursor, failed)
 
     def _learn(self, text: str) -> _Record:
+        if not self._keep:
+            return self._others
         plain = normalized(text, mysql=self._mysql)
+        with self._lock:
+            return self._enter(text, plain)
+
+    def _enter(self, text: str, plain: str) -> _Record:
         record = self._records.get(plain)
         if record is None:
             if len(self._records) >= self._most:
@@ -151,6 +168,8 @@ class Statements:
         self._raw.clear()
         for record in sorted(self._records.values(), key=lambda record: record.total)[: max(1, self._most // 5)]:
             del self._records[record.text]
+            self._others.calls += record.calls
+            self._others.slow += record.slow
 
     def _tell(self, text: str, seconds: float, cursor: Any, failed: bool) -> None:
         rows = getattr(cursor, "rowcount", -1)
@@ -173,5 +192,4 @@ class Statements:
     def reset_after_fork(self) -> None:
         """In the child: under a lock that nobody in the parent can be holding, with nothing counted."""
         self._lock = threading.Lock()
-        self._raw, self._records = {}, {}
-        self.calls = self.slow = 0
+        self._raw, self._records, self._others = {}, {}, _Record("")

@@ -7,6 +7,7 @@ with; waiting for a connection of the pool is not part of a statement's time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -57,7 +58,13 @@ class Timing:
         """A statement of the driver's that is timed."""
         return TimedStatement(self, *arguments, **options)
 
-    def took(self, text: str, operation: str, seconds: float, cursor: Any = None, *, failed: bool = False) -> None:
+    def teller(self, operation: str) -> Callable[..., None]:
+        """:meth:`took` for one operation, by the shortest way."""
+        if self.statements is not None and self._recorder is None:
+            return self.statements.took
+        return partial(self.took, operation)
+
+    def took(self, operation: str, text: str, seconds: float, cursor: Any = None, *, failed: bool = False) -> None:
         if self.statements is not None:
             self.statements.took(text, seconds, cursor, failed=failed)
         if self._recorder is not None:
@@ -73,13 +80,18 @@ class Timing:
 
     def _after(self, _connection: Any, cursor: Any, statement: str, _values: Any, context: Any, _many: bool) -> None:
         began = getattr(context, _BEGAN, None)
-        if began is not None:
-            self.took(statement, _verb(statement), perf_counter() - began, cursor)
+        if began is None:
+            return
+        seconds = perf_counter() - began
+        if self._recorder is None and self.statements is not None:
+            self.statements.took(statement, seconds, cursor)
+        else:
+            self.took(_verb(statement), statement, seconds, cursor)
 
     def _failed(self, context: Any) -> None:
         began = getattr(context.execution_context, _BEGAN, None)
         if began is not None and context.statement is not None:
-            self.took(context.statement, _verb(context.statement), perf_counter() - began, failed=True)
+            self.took(_verb(context.statement), context.statement, perf_counter() - began, failed=True)
         if not context.is_pre_ping:
             self.error(error_kind(context))
 
@@ -90,16 +102,18 @@ class TimedStatement(Statement):
     def __init__(self, timing: Timing, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._timing = timing
+        self._run = super().run
+        self._took = timing.teller("get")
 
     def run(self, connection: Any, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         began = perf_counter()
         try:
-            rows = super().run(connection, values)
+            rows = self._run(connection, values)
         except Exception as error:
-            self._timing.took(self.text, "get", perf_counter() - began, failed=True)
+            self._took(self.text, perf_counter() - began, failed=True)
             self._timing.error(driver_kind(error))
             raise
-        self._timing.took(self.text, "get", perf_counter() - began)
+        self._took(self.text, perf_counter() - began)
         return rows
 
 
