@@ -134,8 +134,9 @@ class DataLayer:
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
-        if parts.timing is not None:
-            parts.timing.remove()
+        for listening in (parts.timing, parts.explaining):
+            if listening is not None:
+                listening.remove()
         if parts.notices is not None:
             parts.notices.close()
         if parts.authority is not None:

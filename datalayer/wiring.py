@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, own_pool, reading_engine, watch_statements
+from .tiers.explaining import AutoExplain
 from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
@@ -63,6 +65,8 @@ from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
 from .writes.shapes import Shape, Shapes
 from .writes.sink import Sink
+
+log = logging.getLogger("datalayer")
 
 
 @dataclass(slots=True)
@@ -92,6 +96,7 @@ class Parts:
     recorder: CarefulRecorder | None = None
     report: Report | None = None
     timing: Timing | None = None
+    explaining: AutoExplain | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -107,6 +112,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     owned, folder = engine is None, None
     if engine is None:
         engine, folder = _open(settings)
+    explaining = _explaining(settings, engine)
     watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
     failures: Counter[str] = Counter()
     levels = Levels()
@@ -174,7 +180,25 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         recorder,
         Report(recorder, caches.ladders, failures, settings.metrics_interval) if recorder is not None else None,
         timing,
+        explaining,
     )
+
+
+def _explaining(settings: Settings, engine: sa.Engine) -> AutoExplain | None:
+    if not settings.auto_explain:
+        return None
+    if engine.dialect.name != "postgresql":
+        log.warning("auto_explain is set and does nothing: it is PostgreSQL's, this is %s", engine.dialect.name)
+        return None
+    explaining = AutoExplain(
+        engine,
+        least=settings.auto_explain_min_duration,
+        analyze=settings.auto_explain_analyze,
+        buffers=settings.auto_explain_buffers,
+        timing=settings.auto_explain_timing,
+    )
+    explaining.install()
+    return explaining
 
 
 def _timing(
