@@ -61,6 +61,7 @@ from .tiers.pool import Janitor
 from .tiers.report import Report
 from .tiers.timing import Timing
 from .tiers.watchdog import Watchdog
+from .tiers.within import Within
 from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
 from .writes.shapes import Shape, Shapes
@@ -156,6 +157,9 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     translator.install()
     timing = _timing(settings, engine, reading, recorder)
     heard = len(engine.dispatch.before_cursor_execute)
+    if reading is not None:
+        make = timing.statement if timing is not None else None
+        caches.within = Within(engine, watchdog.watching, own_listeners=heard, make=make)
     return Parts(
         engine,
         reading,

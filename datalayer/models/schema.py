@@ -100,6 +100,7 @@ class Schema:
     def _plan(self) -> None:
         mapper = self.mapper
         self.statement, self.parameters = _get_statement(mapper)
+        self.locking_statement = self.statement.with_for_update()
         self.lazy_statement = self.statement
         if SQLALCHEMY_21:  # what the lazy loader of a many-to-one emits has other labels
             self.lazy_statement = self.statement.set_label_style(LABEL_STYLE_NONE)

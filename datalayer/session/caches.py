@@ -14,6 +14,7 @@ from ..contracts.coherence import WriteSet
 from ..contracts.levels import Levels
 from ..models.schema import Schema
 from ..tiers.ladder import Ladder
+from ..tiers.within import Within
 from .results import Results
 from .writes import WriteTracker
 
@@ -24,7 +25,8 @@ class Caches:
     ``forget`` drops what a write set names from every tier; ``make`` builds the ladder of a root
     class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
     of a table by role (None: there is no such table yet). ``results`` are those of cached queries. ``failures`` counts
-    errors that nobody was told of; ``watching`` frees a driver's connection that gets no answer.
+    errors that nobody was told of; ``watching`` frees a driver's connection that gets no answer; ``within`` reads rows
+    in transactions, where the driver can.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Caches:
         self.watching = watching
         self.results = results
         self.closed = False
+        self.within: Within | None = None
         self._make = make
         self._member = member
         self._row_security_of = row_security

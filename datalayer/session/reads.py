@@ -182,10 +182,50 @@ class InSession:
 
 def load_row(session: Session, schema: Schema, key: tuple[Any, ...], statement: Any) -> tuple[Any, ...] | None:
     """The row by the statement that SQLAlchemy would emit here, on the session's own connection."""
-    rows = execute_raw(session, schema, statement, dict(zip(schema.parameters, key, strict=True)))
+    rows = _by_driver(session, schema, statement, key)
+    if rows is None:
+        rows = execute_raw(session, schema, statement, dict(zip(schema.parameters, key, strict=True)))
     if len(rows) > 1:
         raise sa.exc.MultipleResultsFound("Multiple rows were found when exactly one was required")
     return tuple(rows[0]) if rows else None
+
+
+def _by_driver(session: Session, schema: Schema, statement: Any, key: tuple[Any, ...]) -> list[Any] | None:
+    """The rows past SQLAlchemy's own machinery; None when it has to be used."""
+    within = session._caches.within if session._caches is not None else None
+    if within is None:
+        return None
+    connection = session.connection(bind_arguments={"mapper": schema.mapper, "clause": statement})
+    return within.rows(connection, schema, statement, key) if plain_connection(connection) else None
+
+
+def locks_row(options: dict[str, Any], load: Any) -> bool:
+    """Whether a ``get`` asks for the row's lock, in the plain way, and for nothing else."""
+    return options.get("with_for_update") is True and is_plain_get({**options, "with_for_update": None}, load)
+
+
+def locked_row(session: Session, mapper: Mapper[Any], ident: Any) -> Any:
+    """The session's instance of a row, read and locked by the driver: no cache has a say. NO_SUCH_ROW, or None for "let
+    SQLAlchemy do it", which also refreshes an instance that the session has already."""
+    schema = schema_of(mapper)
+    key = ident if type(ident) is tuple else (ident,)
+    if len(key) != len(mapper.primary_key) or schema.polymorphic or _ladder(session, schema) is None:
+        return None
+    if schema.key_problem(key) or listens(session) or getattr(session, "execution_options", None) or session._flushing:
+        return None
+    session._autobegin_t()
+    if _has_pending(session):
+        session._autoflush()
+    if session._in_identity_map(mapper, key, PassiveFlag.PASSIVE_NO_FETCH, None) is not None:
+        return None
+    bind = session.get_bind(mapper=mapper, clause=schema.locking_statement)
+    assert session._caches is not None
+    if bind is not session._caches.engine or not plain_engine(bind):
+        return None
+    rows = _by_driver(session, schema, schema.locking_statement, key)
+    if rows is None:
+        return None
+    return instance_of(session, schema, Row(rows[0], schema.full, "l3")) if rows else NO_SUCH_ROW
 
 
 def execute_raw(session: Session, schema: Schema, statement: Any, parameters: dict[str, Any]) -> list[Any]:

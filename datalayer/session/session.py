@@ -24,10 +24,13 @@ from .caches import Caches
 from .hooked import HookRunner
 from .hydrate import Hydrator, result_of
 from .reads import (
+    NO_SUCH_ROW,
     connection_of,
     is_plain_get,
     lazy_load_bypasses,
     listens,
+    locked_row,
+    locks_row,
     may_use_tiers,
     read_identity,
 )
@@ -115,6 +118,11 @@ class Session(orm.Session):
     def _get_impl(self, entity: Any, primary_key_identity: Any, db_load_fn: Any, **options: Any) -> Any:
         if self._caches is None or is_plain_get(options, db_load_fn):
             return super()._get_impl(entity, primary_key_identity, db_load_fn, **options)
+        mapper: Any = sa.inspect(entity, raiseerr=False)
+        if locks_row(options, db_load_fn) and getattr(mapper, "is_mapper", False):
+            found = locked_row(self, mapper, primary_key_identity)
+            if found is not None:
+                return None if found is NO_SUCH_ROW else found
         # _identity_lookup does not see loader options: they are honoured by not answering there.
         with self._to_database():
             return super()._get_impl(entity, primary_key_identity, db_load_fn, **options)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from ..errors import ConfigError, MissingDriverError
-from .pool import Manners, Pool, shorten_lives
+from .pool import Manners, Pool
 from .watchdog import Watchdog
 
 _EXTRA = {"psycopg": "psycopg[binary]", "pymysql": "pymysql", "oracledb": "oracledb", "asyncpg": "asyncpg"}
@@ -51,21 +51,24 @@ def open_engine(
         folder = tempfile.TemporaryDirectory(prefix="datalayer-")
         parsed = parsed.set(database=str(Path(folder.name) / "memory.db"))
     options: dict[str, Any] = {"hide_parameters": True}
-    if parsed.get_backend_name() != "sqlite":
-        options["pool_pre_ping"] = pool_pre_ping
     if parsed.get_backend_name() == "postgresql":
         options |= {"poolclass": Pool, "pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout}
         options |= {"pool_recycle": pool_max_lifetime or -1, "pool_use_lifo": True}
         options["connect_args"] = _postgres_arguments(parsed, statement_timeout, lock_timeout)
         if "connect_timeout" not in parsed.query:
             options["connect_args"]["connect_timeout"] = max(2, round(connect_timeout))  # whole seconds, two at least
+    elif parsed.get_backend_name() != "sqlite":
+        options["pool_pre_ping"] = pool_pre_ping
     engine = _create(parsed, options)
     if isinstance(engine.pool, Pool):
         jitter = min(pool_max_lifetime_jitter, pool_max_lifetime / 2)
         engine.pool.manners = Manners(
-            name=f"transactions on {parsed.database!r}", least=pool_min, max_idle=pool_max_idle, jitter=jitter
+            name=f"transactions on {parsed.database!r}",
+            least=pool_min,
+            max_idle=pool_max_idle,
+            jitter=jitter,
+            looks=pool_pre_ping,
         )
-        shorten_lives(engine)
     return engine, folder
 
 
@@ -120,7 +123,7 @@ def reading_engine(engine: sa.Engine, size: int | None = None) -> sa.Engine:
         _dispatch=theirs.dispatch,
     )
     manners = theirs.manners if isinstance(theirs, Pool) else Manners()
-    pool.manners = replace(manners, name=f"reads of {engine.url.database!r}", least=0)
+    pool.manners = replace(manners, name=f"reads of {engine.url.database!r}", least=0, looks=False)
     return sa.create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT", hide_parameters=True)
 
 

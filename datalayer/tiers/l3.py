@@ -176,10 +176,14 @@ class Statement:
         self, engine: sa.Engine, schema: Schema, statement: Any, names: Sequence[str], around: str = ""
     ) -> None:
         compiled: Any = statement.compile(dialect=engine.dialect)
-        self.text = around.format(compiled) if around else str(compiled)
+        # Lists that the statement itself holds, of subclasses for example, are written out.
+        expanded = compiled.construct_expanded_state(dict.fromkeys(names))
+        self.text = around.format(expanded.statement) if around else expanded.statement
         self._names = tuple(names)
-        self._order: Sequence[str] = getattr(compiled, "positiontup", None) or self._names
-        processors = compiled._bind_processors
+        self._order: Sequence[str] = expanded.positiontup or self._names
+        processors = expanded.processors
+        constants = {name: value for name, value in expanded.parameters.items() if name not in names}
+        self._fixed = {n: processors[n](value) if n in processors else value for n, value in constants.items()}
         self._binders = {name: processors[name] for name in names if name in processors}
         self._dialect = engine.dialect
         self._types = [column.type for column in schema.full.columns]
@@ -203,7 +207,7 @@ class Statement:
         return self._rows(cursor.fetchall())
 
     def _bound(self, values: Sequence[Any]) -> dict[str, Any]:
-        parameters = dict(zip(self._names, values, strict=True))
+        parameters = {**self._fixed, **dict(zip(self._names, values, strict=True))}
         for name, bind in self._binders.items():
             parameters[name] = bind(parameters[name])
         return parameters

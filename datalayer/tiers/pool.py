@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import select
 import threading
 import time
 import weakref
@@ -25,6 +26,11 @@ log = logging.getLogger("datalayer.l3")
 
 _SINCE = "datalayer.idle_since"
 
+_SHARE = "datalayer.share_of_jitter"
+
+#: A connection that was in use so many seconds ago, and whose socket is silent, is alive.
+_TRUSTED = 5.0
+
 
 class Exhausted(PoolTimeout, sa.exc.TimeoutError):
     """Caught as this project's error and as SQLAlchemy's."""
@@ -33,12 +39,14 @@ class Exhausted(PoolTimeout, sa.exc.TimeoutError):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manners:
     """What a pool does beyond SQLAlchemy's. ``least`` connections stay open; idle ones beyond them are closed after
-    ``max_idle`` seconds (0: never). A connection's life ends up to ``jitter`` seconds before its time."""
+    ``max_idle`` seconds (0: never). A connection's life ends up to ``jitter`` seconds before its time. ``looks``: dead
+    connections are replaced, and with them the whole pool, before they are lent."""
 
     name: str = "connections"
     least: int = 0
     max_idle: float = 0.0
     jitter: float = 0.0
+    looks: bool = False
 
 
 class Pool(sa.pool.QueuePool):
@@ -52,6 +60,37 @@ class Pool(sa.pool.QueuePool):
         return made  # type: ignore[return-value]
 
     def _do_get(self) -> Any:
+        record = self._wait_for_one()
+        if record.dbapi_connection is None or self._invalidate_time > record.starttime:
+            return record  # it is opened anew in any case
+        try:
+            if self._is_old(record):
+                record.close()
+            elif self.manners.looks and not self._alive(record):
+                log.info("connections of %s had died while they were idle; new ones are opened", self.manners.name)
+                record.invalidate()
+                self._invalidate_time = time.time()  # those that are as old have died with it
+        except BaseException:
+            super()._do_return_conn(record)
+            raise
+        return record
+
+    def _is_old(self, record: Any) -> bool:
+        """Whether a connection's life is over, by chance a little before its time: they shall not all end at once."""
+        share = record.record_info.setdefault(_SHARE, random.random())
+        return bool(-1 < self._recycle < time.time() - record.starttime + share * self.manners.jitter)
+
+    def _alive(self, record: Any) -> bool:
+        """Whoever ends a session says so on its socket, and looking there costs no round trip. Only a connection that
+        was idle for long is asked, because a router on the way may have forgotten it without a word."""
+        since: float | None = record.record_info.get(_SINCE)
+        if since is None:
+            return True  # it has just been opened
+        if time.monotonic() - since < _TRUSTED and _silent(record.dbapi_connection):
+            return True
+        return bool(self._dialect._do_ping_w_event(record.dbapi_connection))
+
+    def _wait_for_one(self) -> Any:
         try:
             return super()._do_get()
         except Exhausted:
@@ -92,8 +131,7 @@ class Pool(sa.pool.QueuePool):
         spare = self.open_connections() - self.manners.least
         for record in self._taken():
             idle = now - record.record_info.get(_SINCE, now)
-            old = -1 < self._recycle < time.time() - record.starttime
-            if old or (spare > len(out) and 0 < self.manners.max_idle < idle):
+            if self._is_old(record) or (spare > len(out) and 0 < self.manners.max_idle < idle):
                 out.append(record)
             else:
                 kept.append(record)
@@ -112,15 +150,14 @@ class Pool(sa.pool.QueuePool):
         return sorted(found, key=lambda record: record.record_info.get(_SINCE, 0.0))
 
 
-def shorten_lives(engine: sa.Engine) -> None:
-    """Let each new connection look older than it is, by chance, so that they are not all replaced at one time."""
-
-    def connected(_connection: Any, record: Any) -> None:
-        pool = engine.pool
-        if isinstance(pool, Pool) and pool.manners.jitter:
-            record.starttime -= random.random() * pool.manners.jitter
-
-    sa.event.listen(engine, "connect", connected)
+def _silent(connection: Any) -> bool:
+    """Whether nothing came in on an idle connection; bytes, or their end, are the server's last words."""
+    try:
+        looking = select.poll()
+        looking.register(connection.fileno(), select.POLLIN)
+        return not looking.poll(0)
+    except Exception:  # there is no such call here, or the driver knows that the connection is closed
+        return False
 
 
 def open_now(engine: sa.Engine) -> None:

@@ -150,6 +150,14 @@ def test_statements_are_counted_by_their_normalized_text(layer_of: Any) -> None:
     assert SECRET not in str(stats.to_dict())
 
 
+def test_rows_that_a_transaction_reads_by_key_are_counted_once(layer_of: Any) -> None:
+    layer = layer_of()
+    with layer.session() as session:
+        assert session.get(Timed, 1, with_for_update=True).name == SECRET
+    (locking,) = [stats for stats in layer.query_stats() if "FOR UPDATE" in stats.statement]
+    assert locking.calls == 1
+
+
 def test_the_table_of_statements_is_bounded_and_keeps_the_dearest() -> None:
     table = Statements(slow=0, most=10)
     table.took("SELECT dear", 9.0)

@@ -127,6 +127,10 @@ def test_single_table_inheritance_answers_as_the_database_does(layer: DataLayer)
         with layer.session() as session:
             assert session.get_one(zoo.Truck, 2).load == 7
             assert session.get(zoo.Truck, 1) is None
+        trucks = layer.repository(zoo.Truck)
+        assert trucks.get_one(2).load == 7
+        assert trucks.get(1) is None
+        assert list(trucks.get_many([1, 2])) == [2]
 
 
 def test_mutable_composite_reconstructor_and_deferred_behave_as_loaded(

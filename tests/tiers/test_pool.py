@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped
 
+import datalayer.tiers.pool as pool_module
 from datalayer import DataLayer, L3UnavailableError, Model, PoolTimeout, column
 from datalayer.tiers.pool import Pool
 
@@ -83,13 +85,18 @@ def test_a_connection_is_replaced_at_the_end_of_its_life(pg_url: str) -> None:
 
 
 def test_connections_that_were_opened_together_do_not_end_together(pg_url: str) -> None:
-    with DataLayer(pg_url, pool_max_lifetime=1000, pool_max_lifetime_jitter=400, pool_health_check_period=0) as layer:
-        held = [layer.engine.connect() for _ in range(8)]
-        ages = [time.time() - c.connection._connection_record.starttime for c in held]  # type: ignore[union-attr]
-        for connection in held:
-            connection.close()
-    assert all(0 <= age <= 401 for age in ages)
-    assert max(ages) - min(ages) > 20
+    random.seed(20)
+    with DataLayer(
+        pg_url, pool_max_lifetime=1000, pool_max_lifetime_jitter=400, pool_min=0, pool_health_check_period=0
+    ) as layer:
+        hold(layer, 8)
+        pool = pool_of(layer)
+        for age, least, most in ((590, 8, 8), (800, 1, 7), (1010, 0, 0)):
+            for record in pool._taken():
+                record.starttime = time.time() - age
+                pool._do_return_conn(record)
+            pool.tidy()
+            assert least <= pool.open_connections() <= most
 
 
 def test_each_pool_says_its_name_when_it_is_exhausted(pg_url: str) -> None:
@@ -112,11 +119,57 @@ def test_a_pool_that_was_made_anew_keeps_its_manners(pg_url: str) -> None:
         assert eventually(lambda: pool_of(layer).open_connections() >= 1)
 
 
-def test_the_ping_before_use_can_be_switched_off(pg_url: str) -> None:
-    with DataLayer(pg_url, pool_pre_ping=False) as layer:
-        assert not pool_of(layer)._pre_ping
-    with DataLayer(pg_url) as layer:
-        assert pool_of(layer)._pre_ping
+def end_sessions(layer: DataLayer) -> None:
+    """End every idle session of the layer's pool, from outside."""
+    with sa.create_engine(layer.engine.url, poolclass=sa.NullPool).begin() as admin:
+        ours = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        admin.execute(sa.text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {ours}"))
+
+
+def test_connections_that_the_server_ended_are_replaced_before_they_are_lent(pg_url: str) -> None:
+    with DataLayer(pg_url, pool_health_check_period=0) as layer:
+        hold(layer, 3)
+        end_sessions(layer)
+        for _ in range(4):
+            with layer.begin() as session:
+                assert session.scalar(sa.select(1)) == 1
+
+
+def test_the_look_before_use_can_be_switched_off(pg_url: str) -> None:
+    with DataLayer(pg_url, pool_pre_ping=False, pool_health_check_period=0) as layer:
+        hold(layer, 1)
+        end_sessions(layer)
+        with pytest.raises(L3UnavailableError, match="was lost"), layer.begin() as session:
+            session.scalar(sa.select(1))
+
+
+def test_only_connections_that_were_idle_for_long_are_asked(pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DataLayer(pg_url, pool_health_check_period=0) as layer:
+        hold(layer, 1)
+        asked: list[object] = []
+        ping = layer.engine.dialect.do_ping
+        monkeypatch.setattr(layer.engine.dialect, "do_ping", lambda c: bool(asked.append(c)) or ping(c))
+        hold(layer, 1)
+        assert not asked
+        monkeypatch.setattr(pool_module, "_TRUSTED", 0.0)
+        hold(layer, 1)
+        assert len(asked) == 1
+
+
+def test_a_failing_look_gives_the_place_in_the_pool_back(pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DataLayer(pg_url, pool_size=1, pool_min=0, pool_timeout="1s", pool_health_check_period=0) as layer:
+        hold(layer, 1)
+
+        def interrupted(_: object) -> bool:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pool_module, "_TRUSTED", 0.0)
+            patch.setattr(layer.engine.dialect, "do_ping", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                layer.engine.connect()
+        with layer.engine.connect() as connection:
+            assert connection.scalar(sa.select(1)) == 1
 
 
 def test_a_server_without_a_free_place_says_so(pg_url: str) -> None:
