@@ -184,6 +184,8 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
+        if parts.caches.stale is not None:
+            parts.caches.stale.reset_after_fork()
         if parts.timing is not None and parts.timing.statements is not None:
             parts.timing.statements.reset_after_fork()
         if parts.report is not None:

@@ -59,6 +59,7 @@ from .tiers.metered import MeteredTier
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
 from .tiers.report import Report
+from .tiers.stale import Stale
 from .tiers.timing import Timing
 from .tiers.watchdog import Watchdog
 from .tiers.within import Within
@@ -153,6 +154,9 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
+    if settings.stale_on_error:
+        vouched = shared.authority.bus.vouched if shared and isinstance(shared.authority, Strict) else FOREVER
+        caches.stale = Stale(settings.stale_on_error, clock.monotonic, vouched)
     translator = Failures(engine)
     translator.install()
     timing = _timing(settings, engine, reading, recorder)
@@ -444,6 +448,7 @@ def _l1(settings: Settings, engine: sa.Engine, policy: CachePolicy, clock: Clock
         eviction=str(getattr(eviction, "value", eviction)) if eviction else settings.l1_eviction,
         jitter=settings.ttl_jitter,
         clock=clock.monotonic,
+        linger=settings.stale_on_error or 0.0,
     )
 
 

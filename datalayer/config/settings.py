@@ -144,7 +144,8 @@ class Settings:
     ttl_jitter: Number = option(Fraction(most=0.9), 0.1)
     """Fraction by which a life is shortened at random, so that entries made together do not end together."""
     stale_on_error: MaybeSeconds = maybe(_POSITIVE)
-    """While the database is away, serve L1 entries that ended up to this long ago. None: raise."""
+    """While the database is away, ``"cached"`` reads of repositories are served from L1 entries that ended up to this
+    long ago. None: raise."""
 
     # -- L2, Redis
 

@@ -14,7 +14,8 @@ from .statements import QueryStats
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TierStats:
     """One tier, of one model or of all. ``rejected_fills``: somebody wrote in between, so the row was not stored.
-    ``decode_errors``: entries that counted as a miss, by reason. ``entries`` and ``bytes`` are what is held now."""
+    ``decode_errors``: entries that counted as a miss, by reason. ``entries`` and ``bytes`` are what is held now.
+    ``stale``: hits after the entry's end, while the database was away."""
 
     hits: int = 0
     misses: int = 0
@@ -24,6 +25,7 @@ class TierStats:
     errors: int = 0
     entries: int = 0
     bytes: int = 0
+    stale: int = 0
     decode_errors: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -42,7 +44,7 @@ class TierStats:
         return {**numbers, "decode_errors": dict(self.decode_errors), "hit_ratio": self.hit_ratio}
 
 
-_NUMBERS = ("hits", "misses", "fills", "rejected_fills", "evictions", "errors", "entries", "bytes")
+_NUMBERS = ("hits", "misses", "fills", "rejected_fills", "evictions", "errors", "entries", "bytes", "stale")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -132,7 +132,8 @@ _CACHES: dict[str, type[_Fifo]] = {"lru": _Clock, "lfu": _Lfu, "fifo": _Fifo, "t
 class L1:
     """A bounded cache of one model. Thread-safe. ``ttl`` in seconds; ``jitter`` takes up to that fraction off it.
 
-    Bounded by ``max_entries`` and, if given, ``max_bytes`` of the sizes that :meth:`put` is told.
+    Bounded by ``max_entries`` and, if given, ``max_bytes`` of the sizes that :meth:`put` is told. Dead entries stay for
+    ``linger`` seconds, unless room is needed.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class L1:
         eviction: str = "lru",
         jitter: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
+        linger: float = 0.0,
     ) -> None:
         if eviction not in _CACHES:
             raise ConfigError(f"l1_eviction is {eviction!r}; expected one of {', '.join(POLICIES)}")
@@ -155,6 +157,7 @@ class L1:
         self.max_bytes = max_bytes
         self.expired = 0
         self._puts = 0
+        self._linger = linger
         self._jitter = jitter
 
     def put(
@@ -211,7 +214,7 @@ class L1:
     def _sweep(self, count: int, now: float) -> None:
         """Free dead entries at the front, so that they do not linger while the cache is not full."""
         for key, entry in self._cache.oldest(count):
-            if entry.deadline <= now:
+            if entry.deadline + self._linger <= now:
                 self.expired += 1
                 del self._cache[key]
 
