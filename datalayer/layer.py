@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from .config.env import from_env
 from .config.forget import forgetful
 from .config.settings import Settings
+from .config.units import seconds
 from .config.yaml import from_yaml
 from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
@@ -151,6 +152,8 @@ class DataLayer:
             parts.engine.dispose()
         if parts.folder is not None:
             parts.folder.cleanup()
+        if parts.replica is not None:
+            parts.replica.close()
         return report
 
     def __enter__(self) -> Self:
@@ -184,6 +187,8 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
+        if parts.replica is not None:
+            parts.replica.replica.reset_after_fork()
         if parts.caches.stale is not None:
             parts.caches.stale.reset_after_fork()
         if parts.timing is not None and parts.timing.statements is not None:
@@ -232,6 +237,23 @@ class DataLayer:
         """
         terms = Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries)
         return Begin(self._one_shot_session, terms)
+
+    def on_replica(self, *, wait: float | str = 1.0, timeout: float | str | None = None) -> Begin:
+        """A session that only reads, past every cache, in the database's copy ``read_replica``; for a ``with`` block.
+
+        The copy is asked if it answers and has every write of this process, or gets the last of them within ``wait``
+        seconds; else, without a copy, and where reads shall be stricter than ``"cached"``, the primary is. What others
+        have written may be missing. Nothing that is read so is cached. Costs a round trip to the copy, and one to the
+        primary the first time after a write. A write raises TransactionFailed; ``timeout`` as for :meth:`begin`.
+        """
+        parts, patience = self._open(), seconds(wait, name="wait")
+        engine, replica = parts.engine, parts.replica.replica if parts.replica is not None else None
+        refuses_writes = False
+        if replica is not None and parts.caches.levels.resolve() == "cached" and replica.ready(patience):
+            engine, refuses_writes = replica.engine, replica.refuses_writes
+        return Begin(
+            lambda: Session(engine, expire_on_commit=False), Terms.of(read_only=not refuses_writes, timeout=timeout)
+        )
 
     def run(
         self,
@@ -619,7 +641,8 @@ class DataLayer:
         return time.perf_counter() - began
 
     def health(self) -> Health:
-        """Whether each tier answers: ``down`` without the database, ``degraded`` without a Redis that is configured."""
+        """Whether each tier answers: ``down`` without the database, ``degraded`` without a Redis or a read replica
+        that is configured."""
         parts = self._open()
         tiers = {"l1": TierHealth(ok=True, detail="in process"), "l3": _probe(self.ping)}
         if self.settings.redis:
@@ -631,7 +654,10 @@ class DataLayer:
             lost = parts.behind.lost
             detail = f"lost: {lost[-1]}" if lost else f"journal {parts.behind.durability}"
             tiers["write-behind"] = TierHealth(ok=not lost, detail=detail)
-        status: Status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
+        if parts.replica is not None:
+            tiers["replica"] = _probe(parts.replica.replica.ping)
+        whole = tiers["l2"].ok and ("replica" not in tiers or tiers["replica"].ok)
+        status: Status = "down" if not tiers["l3"].ok else "ok" if whole else "degraded"
         return Health(ok=status == "ok", status=status, tiers=tiers)
 
 

@@ -58,6 +58,7 @@ from .tiers.ladder import FOREVER, Ladder, Lives
 from .tiers.metered import MeteredTier
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
+from .tiers.replica import Replica
 from .tiers.report import Report
 from .tiers.stale import Stale
 from .tiers.timing import Timing
@@ -69,6 +70,22 @@ from .writes.shapes import Shape, Shapes
 from .writes.sink import Sink
 
 log = logging.getLogger("datalayer")
+
+
+@dataclass(slots=True)
+class ReplicaParts:
+    """The copy of the database that some reads go to, with what hangs on its engine."""
+
+    replica: Replica
+    folder: tempfile.TemporaryDirectory[str] | None
+    sealed: bool
+
+    def close(self) -> None:
+        self.replica.engine.dispose()
+        if self.sealed:
+            detach(self.replica.engine.dialect)
+        if self.folder is not None:
+            self.folder.cleanup()
 
 
 @dataclass(slots=True)
@@ -99,6 +116,7 @@ class Parts:
     report: Report | None = None
     timing: Timing | None = None
     explaining: AutoExplain | None = None
+    replica: ReplicaParts | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -113,7 +131,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     )
     owned, folder = engine is None, None
     if engine is None:
-        engine, folder = _open(settings)
+        engine, folder = _open(settings, settings.url)
     explaining = _explaining(settings, engine)
     watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
     failures: Counter[str] = Counter()
@@ -189,7 +207,28 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         Report(recorder, caches.ladders, failures, settings.metrics_interval) if recorder is not None else None,
         timing,
         explaining,
+        _replica(settings, engine, coherence, vault, timing, recorder),
     )
+
+
+def _replica(
+    settings: Settings,
+    primary: sa.Engine,
+    coherence: Coherence,
+    vault: Vault | None,
+    timing: Timing | None,
+    recorder: MetricsRecorder | None,
+) -> ReplicaParts | None:
+    if settings.read_replica is None:
+        return None
+    engine, folder = _open(settings, settings.read_replica)
+    if vault is not None:
+        attach(engine.dialect, vault)
+        engine.hide_parameters = True
+    Failures(engine).install()
+    if timing is not None:
+        Timing(engine, None, timing.statements, recorder).install()
+    return ReplicaParts(Replica(engine, primary, lambda: coherence.finished), folder, sealed=vault is not None)
 
 
 def _explaining(settings: Settings, engine: sa.Engine) -> AutoExplain | None:
@@ -258,9 +297,9 @@ def close_vault(parts: Parts) -> None:
             detach(engine.dialect)
 
 
-def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
+def _open(settings: Settings, url: str | None) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
     return open_engine(
-        settings.url or "",
+        url or "",
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,

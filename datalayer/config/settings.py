@@ -94,7 +94,7 @@ class Settings:
     redis_db: MaybeInteger = maybe(Count())
     """Replaces the logical database in ``redis``; becomes part of it, and is None afterwards."""
     read_replica: Option[Any, str | None] = maybe(DatabaseUrl())
-    """A read-only copy of the database for reads that fill no cache."""
+    """A read-only copy of the database, for ``layer.on_replica()`` only: what it says is never cached."""
     lazy_connect: Boolean = option(Flag(), True)
     """True: connect at the first use. False: open ``pool_min`` connections at start, and fail there if that fails."""
     connect_timeout: Seconds = option(_POSITIVE, 5.0)

@@ -132,7 +132,7 @@ def test_statements_are_counted_by_their_normalized_text(layer_of: Any) -> None:
     layer = layer_of(slow_query=0.05)
     for i in (1, 2):
         run(layer, f"SELECT name, 'x{i}' FROM timed WHERE id = {i}")
-    run(layer, "SELECT pg_sleep(0.06)")
+    run(layer, "SELECT pg_sleep(0.3)")
     things = layer.repository(Timed)
     things.get(1), things.get(2), things.get(1)
     found = {stats.statement: stats for stats in layer.query_stats()}
