@@ -29,8 +29,9 @@ from .models.behind import write_mode_of
 from .models.policy import WriteMode
 from .models.schema import Schema, schema_of
 from .models.sealed import sealed_names, sealed_tables
+from .observe.forwarding import Forwarding
 from .observe.health import Health, Status, TierHealth
-from .observe.logs import redact_url
+from .observe.logs import StateLog, redact_url
 from .observe.statements import QueryStats
 from .observe.stats import Stats
 from .queued import QueuedRepository
@@ -43,6 +44,7 @@ from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .tiers.ladder import Row
 from .tiers.pool import open_now
+from .tiers.vigil import Vigil
 from .transaction import Transaction
 from .wiring import Parts, build, close_vault
 from .writes.behind import Behind, FlushReport, QueueStatus
@@ -91,11 +93,19 @@ class DataLayer:
         self.settings = _merged(settings, given | options)
         if (engine is None) == (self.settings.url is None):
             raise ConfigError("DataLayer needs a database: give either a url or engine=, one of them and not both")
+        if self.settings.logger is not None:
+            forwarding = Forwarding(self.settings.logger)
+            forwarding.open()
+            self._forwarding = weakref.finalize(self, forwarding.close)
         self._lock = threading.Lock()
         self._readers: dict[type[Any], Reader] = {}
         self._closed = False
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
+        self._states = StateLog(log)
+        self._vigil: Vigil | None = None
+        if self.settings.health_check_period and (self.settings.redis or self._parts.engine.dialect.name != "sqlite"):
+            self._vigil = Vigil(self._parts.engine, self.settings.health_check_period, self.health)
         if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
             log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
@@ -127,6 +137,8 @@ class DataLayer:
                 return None
             self._closed = True
         parts = self._parts
+        if self._vigil is not None:
+            self._vigil.close()
         report = parts.behind.close(self.settings.close_timeout) if parts.behind is not None else None
         parts.caches.closed = True
         if parts.report is not None:
@@ -138,8 +150,9 @@ class DataLayer:
         for listening in (parts.timing, parts.explaining):
             if listening is not None:
                 listening.remove()
-        if parts.notices is not None:
-            parts.notices.close()
+        for listener in (parts.notices, parts.announcements):
+            if listener is not None:
+                listener.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -154,6 +167,8 @@ class DataLayer:
             parts.folder.cleanup()
         if parts.replica is not None:
             parts.replica.close()
+        if self.settings.logger is not None:
+            self._forwarding()
         return report
 
     def __enter__(self) -> Self:
@@ -171,6 +186,9 @@ class DataLayer:
         """In the child: the parent's connections stay the parent's, and what was cached is read again."""
         parts = self._parts
         self._lock = threading.Lock()
+        self._states.reset_after_fork()
+        if self._vigil is not None:
+            self._vigil.reset_after_fork()
         parts.engine.dispose(close=False)
         if parts.reading is not None:
             parts.reading.dispose(close=False)
@@ -182,8 +200,9 @@ class DataLayer:
             parts.authority.reset_after_fork()
         if parts.behind is not None:
             parts.behind.reset_after_fork()
-        if parts.notices is not None:
-            parts.notices.reset_after_fork()
+        for listener in (parts.notices, parts.announcements):
+            if listener is not None:
+                listener.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
@@ -642,7 +661,10 @@ class DataLayer:
 
     def health(self) -> Health:
         """Whether each tier answers: ``down`` without the database, ``degraded`` without a Redis or a read replica
-        that is configured."""
+        that is configured.
+
+        Each tier's change since the last look is logged. Looks are also taken every ``health_check_period`` seconds.
+        """
         parts = self._open()
         tiers = {"l1": TierHealth(ok=True, detail="in process"), "l3": _probe(self.ping)}
         if self.settings.redis:
@@ -658,7 +680,16 @@ class DataLayer:
             tiers["replica"] = _probe(parts.replica.replica.ping)
         whole = tiers["l2"].ok and ("replica" not in tiers or tiers["replica"].ok)
         status: Status = "down" if not tiers["l3"].ok else "ok" if whole else "degraded"
+        for name, tier in tiers.items():
+            self._log_health(name, tier)
         return Health(ok=status == "ok", status=status, tiers=tiers)
+
+    def _log_health(self, name: str, tier: TierHealth) -> None:
+        subject, state = f"health.{name}", "ok" if tier.ok else "down"
+        if tier.ok and not self._states.known(subject):
+            self._states.assume(subject, state)
+        level = logging.INFO if tier.ok else logging.WARNING
+        self._states.change(subject, state, f"the health of {name} is {state}: {tier.detail}", level=level)
 
 
 #: Statements that ``stats()`` shows.

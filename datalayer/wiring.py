@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -69,6 +69,9 @@ from .writes.letters import LetterBox
 from .writes.shapes import Shape, Shapes
 from .writes.sink import Sink
 
+if TYPE_CHECKING:
+    from .tiers.l2.announced import Announcements
+
 log = logging.getLogger("datalayer")
 
 
@@ -117,6 +120,7 @@ class Parts:
     timing: Timing | None = None
     explaining: AutoExplain | None = None
     replica: ReplicaParts | None = None
+    announcements: Announcements | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -151,6 +155,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
     maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault), notices)
     maker.recorder = recorder
+    maker.announcements = announcements = _announcements(settings, shared, coherence, lambda: discover())
     caches = Caches(
         engine,
         tracker=tracker,
@@ -208,7 +213,24 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         timing,
         explaining,
         _replica(settings, engine, coherence, vault, timing, recorder),
+        announcements,
     )
+
+
+def _announcements(
+    settings: Settings, shared: _Shared | None, coherence: Coherence, discover: Callable[[], object]
+) -> Announcements | None:
+    """Who listens to outside programs, if the application has said that there are any."""
+    if shared is None or not (settings.invalidation_channel or settings.invalidation_patterns):
+        return None
+    from .tiers.l2.announced import Announcements
+
+    def models() -> list[Any]:
+        discover()
+        return coherence.spaces()
+
+    channel, patterns = settings.effective_invalidation_channel(), settings.invalidation_patterns
+    return Announcements(shared.wire, channel, patterns, models, coherence.forget)
 
 
 def _replica(
@@ -336,6 +358,7 @@ class _Shared:
     results: SharedResults
     authority: Strict | Loose
     overlay: Any
+    wire: Any
 
 
 def _shared(
@@ -384,7 +407,7 @@ def _shared(
             label=hashlib.blake2b(settings.key_prefix.encode(), digest_size=2).hexdigest(),
         )
     coherence.remote = authority
-    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority, RedisOverlay(wire))
+    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority, RedisOverlay(wire), wire)
 
 
 def _behind(
@@ -556,6 +579,7 @@ class _LadderMaker:
         self._sealing = sealing
         self.behind: Behind | None = None
         self.recorder: MetricsRecorder | None = None
+        self.announcements: Announcements | None = None
         self._notices = notices
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
@@ -590,6 +614,8 @@ class _LadderMaker:
         if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
             ladder.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
+        if self.announcements is not None:
+            self.announcements.start()
         if policy.external_writes and self._notices is not None:
             self._notices.watch(schema.space, schema.key_types)
         return ladder

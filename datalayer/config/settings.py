@@ -121,7 +121,7 @@ class Settings:
     pool_health_check_period: Seconds = option(_OFF, 30.0)
     """Time between looks at idle connections. 0: no looks."""
     health_check_period: Seconds = option(_OFF, 60.0)
-    """Time between looks at the health of the servers. 0: only when somebody asks."""
+    """Time between looks at the health of the servers, whose changes are logged. 0: only when somebody asks."""
     statement_timeout: Seconds = option(_UNLIMITED, 30.0)
     """For one statement. 0: unlimited."""
     lock_timeout: Seconds = option(_UNLIMITED, 10.0)
@@ -154,9 +154,10 @@ class Settings:
     key_prefix: String = option(_KEY_TEXT, "dl")
     """What every key begins with: applications that share a Redis need different ones."""
     invalidation_channel: MaybeString = maybe(_KEY_TEXT)
-    """Channel on which processes tell each other what changed. None: see :meth:`effective_invalidation_channel`."""
+    """Channel on which programs outside the layer announce what they changed, as ``table:key`` or ``table:*``. None:
+    :meth:`effective_invalidation_channel` if ``invalidation_patterns`` are given, else nobody listens."""
     invalidation_patterns: Option[Any, tuple[str, ...]] = option(Names(), ())
-    """Keys (``table:*``) that programs outside the layer may announce as changed on the channel. Empty: all."""
+    """The announcements (``table:*``) on the channel that are heeded. Empty: all."""
     redis_pool_size: Integer = option(Count(least=1), 100)
     """Most connections to Redis at one time."""
     redis_timeout: Seconds = option(_POSITIVE, 0.25)
@@ -238,9 +239,9 @@ class Settings:
     query_stats: Boolean = option(Flag(), True)
     """Count statements and their durations."""
     enable_metrics: Boolean = option(Flag(), True)
-    """Report to ``metrics``."""
+    """Report to ``metrics``, if it is given."""
     metrics_interval: Seconds = option(_POSITIVE, 30.0)
-    """Time between reports of gauges and looks for anomalies."""
+    """Time between reports to ``metrics`` of what is told in sums."""
     auto_explain: Boolean = option(Flag(), False)
     """Have PostgreSQL log the plans of slow statements (its ``auto_explain`` module must be allowed)."""
     auto_explain_analyze: Boolean = option(Flag(), True)
@@ -259,7 +260,8 @@ class Settings:
     metrics: Option[MetricsRecorder | None, MetricsRecorder | None] = maybe(_METRICS)
     """Where measurements go. None: nowhere."""
     logger: Option[Logger | str | None, Logger | None] = maybe(LoggerLike[Any]())
-    """Where log lines go. None: the loggers under ``datalayer``. A name is the logger of that name."""
+    """Where the process's log lines go while the layer is open, instead of the root logger. None: the loggers under
+    ``datalayer``. A name is the logger of that name."""
     cache_scope: Option[Callable[[], str | None] | None, Callable[[], str | None] | None] = maybe(Function[Any]())
     """Names the tenant (or security role) whose rows are seen now, so that tenants never share an entry."""
 
