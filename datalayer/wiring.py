@@ -132,6 +132,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         allow_plaintext=settings.allow_plaintext,
         has_keys=bool(settings.encryption_keys),
         write_mode=settings.write_mode,
+        scoped=settings.cache_scope is not None,
     )
     owned, folder = engine is None, None
     if engine is None:
@@ -177,6 +178,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
+    caches.scoped = settings.cache_scope is not None
     if settings.stale_on_error:
         vouched = shared.authority.bus.vouched if shared and isinstance(shared.authority, Strict) else FOREVER
         caches.stale = Stale(settings.stale_on_error, clock.monotonic, vouched)
@@ -481,6 +483,8 @@ def _results(
     hides_rows: Callable[[sa.Table], bool],
 ) -> Results:
     def secured(name: str) -> bool:
+        if settings.cache_scope is not None:
+            return False
         return any(hides_rows(m.tables[name]) for m in registry.watched if name in m.tables)
 
     return Results(
@@ -604,7 +608,7 @@ class _LadderMaker:
                 beside=self._beside,
             ),
             key_text=key_text,
-            scope=policy.cache_scope,
+            scope=policy.cache_scope or settings.cache_scope,
             prefix=policy.l2.key_prefix,
             horizon=self._horizon,
             flights=Flights(),

@@ -263,7 +263,8 @@ class Settings:
     """Where the process's log lines go while the layer is open, instead of the root logger. None: the loggers under
     ``datalayer``. A name is the logger of that name."""
     cache_scope: Option[Callable[[], str | None] | None, Callable[[], str | None] | None] = maybe(Function[Any]())
-    """Names the tenant (or security role) whose rows are seen now, so that tenants never share an entry."""
+    """Names the tenant (or security role) whose rows are seen now, so that tenants never share an entry. For models
+    whose policy names no other."""
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse unknown keywords with a suggestion, where a dataclass would raise TypeError."""
@@ -336,6 +337,8 @@ class Settings:
             )
         if self.journal == "redis" and self.redis is None:
             raise ConfigError("journal: found 'redis' without a Redis, expected redis to be set, or journal='file'")
+        if self.cache_scope is not None and self.write_mode == "behind":
+            raise ConfigError("write_mode: found 'behind' with cache_scope; a queued row belongs to no scope")
         if self.journal_path is not None and self.journal in ("redis", "memory"):
             raise ConfigError(f"journal_path: given with journal={self.journal!r}, expected journal='file' or no path")
 

@@ -27,7 +27,8 @@ class Caches:
     class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
     of a table by role (None: there is no such table yet). ``results`` are those of cached queries. ``failures`` counts
     errors that nobody was told of; ``watching`` frees a driver's connection that gets no answer; ``within`` reads rows
-    in transactions, where the driver can; ``stale`` serves old rows while the database is away, if that is wanted.
+    in transactions, where the driver can; ``scoped``: all rows are cached for one scope each; ``stale`` serves old
+    rows while the database is away, if that is wanted.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Caches:
         self.closed = False
         self.within: Within | None = None
         self.stale: Stale | None = None
+        self.scoped = False
         self._make = make
         self._member = member
         self._row_security_of = row_security
@@ -101,7 +103,7 @@ class Caches:
             return schema.reasons
         if not self._member(schema.cls):
             return (_NOT_MEMBER,)
-        if self.engine.dialect.name == "postgresql" and schema.policy.cache_scope is None:
+        if self.engine.dialect.name == "postgresql" and schema.policy.cache_scope is None and not self.scoped:
             return tuple(self._row_security(schema))
         return ()
 
