@@ -647,6 +647,8 @@ class OneShotRepository(Repository[T]):
 
     def get_many(self, ids: Iterable[Any], *, consistency: Consistency | None = None) -> dict[Any, T]:
         found = self._reader.get_many(self._asked_for(ids), consistency or self._consistency)
+        if self._plain:
+            return found
         return {id: instance for id, instance in found.items() if self._live(instance) is not None}
 
     def exists(self, id: Any) -> bool:

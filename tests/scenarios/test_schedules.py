@@ -7,6 +7,7 @@ under each of its mutants, one step taken away or weakened, it must fail: a test
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from math import inf
@@ -1229,19 +1230,15 @@ def _frame_without_marks(original: Any, self: RedisTier, place: Any, stand: Any,
     return original(self, place, stand, (epoch, generation, None, births, newborn))
 
 
-def _believes_any_generation(value: bytes, frame: Any) -> Any:
-    prefix, _, births, now = frame
-    parts = value.split(b"|", 3)
-    if len(parts) != 4 or not value.startswith(prefix):
-        return None
-    return _BELIEVED(value, (prefix, b"|" + parts[2] + b"|", births, now))
+def _any_generation(prefix: bytes, _: bytes) -> Any:
+    return re.compile(re.escape(prefix) + rb"[^|.]*\.(\d+)\|[^|]*\|").match
 
 
 def _believes_any_birth(value: bytes, frame: Any) -> Any:
-    prefix, tail, _, now = frame
+    start, _, now = frame
     parts = value.split(b"|", 3)
     births = parts[3][1:] if len(parts) == 4 and parts[3][:1] == b"N" else b"-"
-    return _BELIEVED(value, (prefix, tail, births, now))
+    return _BELIEVED(value, (start, births, now))
 
 
 _BELIEVED = l2.tier._believed
@@ -1306,7 +1303,7 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
         "a hit does not look at the space's marks": around(RedisTier, "_frame", _frame_without_marks),
     },
     values_of_before_a_bulk_write_are_not_believed_after_it: {
-        "a hit does not compare generations": method(l2.tier, "_believed", _believes_any_generation),
+        "a hit does not compare generations": method(l2.tier, "_start", _any_generation),
         "removing a tag's mark does not move its generation": script(
             "DONE", ("redis.call('HSET', KEYS[1], 'n:' .. ARGV[i], redis.call('HINCRBY', KEYS[1], 'f', 1))", "")
         ),
@@ -1373,7 +1370,9 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(
-            NO_MARK, around(Guard, "begin", lambda f, self, change: None), around(Guard, "end", lambda f, self, c: None)
+            NO_MARK,
+            around(Guard, "begin", lambda f, self, change: None),
+            around(Guard, "end", lambda f, self, *rest: None),
         ),
     },
     what_was_kept_in_an_epoch_ends_with_it: {"ears of another epoch count": around(Bus, "_until", _any_epoch)},

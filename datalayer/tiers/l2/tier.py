@@ -8,8 +8,10 @@ and a mark removes the token: the writer always wins.
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ...contracts.fence import Authority, Stand, State
@@ -139,9 +141,8 @@ class RedisTier:
             return None
         if marked is not None:
             return None
-        tail = b"|-|" if generation is None else b"|" + generation + b"|"
         now = self._authority.clock() + self._authority.server_offset(place.number)
-        return stand.prefix, tail, None if newborn is not None else births or b"-", now * 1000
+        return _start(stand.prefix, generation or b"-"), None if newborn is not None else births or b"-", now * 1000
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
@@ -265,7 +266,9 @@ class RedisTier:
                 return found
         return None
 
-    def _grouped(self, keys: Iterable[Key]) -> dict[Place, list[Key]]:
+    def _grouped(self, keys: Sequence[Key]) -> Mapping[Place, Sequence[Key]]:
+        if self._wire.alone:
+            return {self._wire.places[0]: keys} if keys else {}
         groups: dict[Place, list[Key]] = {}
         for key in keys:
             groups.setdefault(self._wire.place_of(f"{key.space}:{key.id}"), []).append(key)
@@ -284,9 +287,15 @@ class RedisTier:
         self._wire.close()
 
 
-#: The epoch's prefix, the generation between its bars, the generation of births (None: there are some just now), and
-#: the server's time in milliseconds.
-Frame = tuple[bytes, bytes, bytes | None, float]
+#: How a value of the epoch and generation begins, the generation of births (None: there are some just now), and the
+#: server's time in milliseconds.
+Frame = tuple[Callable[[bytes], re.Match[bytes] | None], bytes | None, float]
+
+
+@lru_cache(maxsize=256)
+def _start(prefix: bytes, generation: bytes) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Matches the start of a value, up to its payload; its first group is its end."""
+    return re.compile(re.escape(prefix) + rb"[^|.]*\.(\d+)\|" + re.escape(generation) + rb"\|").match
 
 
 def _overlaid(value: bytes, stand: Stand) -> Found | None:
@@ -301,17 +310,11 @@ def _overlaid(value: bytes, stand: Stand) -> Found | None:
 
 
 def _believed(value: bytes, frame: Frame) -> Found | None:
-    prefix, tail, births, now = frame
-    if not value.startswith(prefix):
+    start, births, now = frame
+    found = start(value)
+    if found is None:
         return None
-    middle = value.find(b"|", len(prefix))
-    if middle < 0 or not value.startswith(tail, middle):
-        return None
-    try:
-        left = int(value[value.index(b".", len(prefix), middle) + 1 : middle]) - now
-    except ValueError:
-        return None
-    at = middle + len(tail)
+    at, left = found.end(), int(found[1]) - now
     if left <= 0:
         return None
     if not value.startswith(_ABSENT, at):
