@@ -181,7 +181,7 @@ class Statement:
         self.text = around.format(expanded.statement) if around else expanded.statement
         self._names = tuple(names)
         self._order: Sequence[str] = expanded.positiontup or self._names
-        processors = expanded.processors
+        processors = {**compiled._bind_processors, **expanded.processors}
         constants = {name: value for name, value in expanded.parameters.items() if name not in names}
         self._fixed = {n: processors[n](value) if n in processors else value for n, value in constants.items()}
         self._binders = {name: processors[name] for name in names if name in processors}
