@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -105,7 +105,7 @@ class DataLayer:
         self._states = StateLog(log)
         self._vigil: Vigil | None = None
         if self.settings.health_check_period and (self.settings.redis or self._parts.engine.dialect.name != "sqlite"):
-            self._vigil = Vigil(self._parts.engine, self.settings.health_check_period, self.health)
+            self._vigil = Vigil(self._parts.engine, self.settings.health_check_period, self._look)
         if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
             log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
@@ -683,6 +683,10 @@ class DataLayer:
         for name, tier in tiers.items():
             self._log_health(name, tier)
         return Health(ok=status == "ok", status=status, tiers=tiers)
+
+    def _look(self) -> None:
+        with suppress(UnavailableError):  # closed a moment ago
+            self.health()
 
     def _log_health(self, name: str, tier: TierHealth) -> None:
         subject, state = f"health.{name}", "ok" if tier.ok else "down"
