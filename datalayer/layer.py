@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from .config.env import from_env
 from .config.forget import forgetful
 from .config.settings import Settings
+from .config.units import seconds
 from .config.yaml import from_yaml
 from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
@@ -28,8 +29,10 @@ from .models.behind import write_mode_of
 from .models.policy import WriteMode
 from .models.schema import Schema, schema_of
 from .models.sealed import sealed_names, sealed_tables
+from .observe.forwarding import Forwarding
 from .observe.health import Health, Status, TierHealth
-from .observe.logs import redact_url
+from .observe.logs import StateLog, redact_url
+from .observe.statements import QueryStats
 from .observe.stats import Stats
 from .queued import QueuedRepository
 from .repository import OneShotRepository, Repository
@@ -41,6 +44,7 @@ from .tiers.census import collect
 from .tiers.l3 import row_reader
 from .tiers.ladder import Row
 from .tiers.pool import open_now
+from .tiers.vigil import Vigil
 from .transaction import Transaction
 from .wiring import Parts, build, close_vault
 from .writes.behind import Behind, FlushReport, QueueStatus
@@ -89,11 +93,19 @@ class DataLayer:
         self.settings = _merged(settings, given | options)
         if (engine is None) == (self.settings.url is None):
             raise ConfigError("DataLayer needs a database: give either a url or engine=, one of them and not both")
+        if self.settings.logger is not None:
+            forwarding = Forwarding(self.settings.logger)
+            forwarding.open()
+            self._forwarding = weakref.finalize(self, forwarding.close)
         self._lock = threading.Lock()
         self._readers: dict[type[Any], Reader] = {}
         self._closed = False
         self._from: str | Path | None = None
         self._parts: Parts = build(self.settings, engine, models)
+        self._states = StateLog(log)
+        self._vigil: Vigil | None = None
+        if self.settings.health_check_period and (self.settings.redis or self._parts.engine.dialect.name != "sqlite"):
+            self._vigil = Vigil(self._parts.engine, self.settings.health_check_period, self._look)
         if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
             log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
@@ -125,14 +137,22 @@ class DataLayer:
                 return None
             self._closed = True
         parts = self._parts
+        if self._vigil is not None:
+            self._vigil.close()
         report = parts.behind.close(self.settings.close_timeout) if parts.behind is not None else None
         parts.caches.closed = True
+        if parts.report is not None:
+            parts.report.close()
         for ladder in parts.caches.ladders():
             ladder.clear_local()
         parts.tracker.remove()
         parts.translator.remove()
-        if parts.notices is not None:
-            parts.notices.close()
+        for listening in (parts.timing, parts.explaining):
+            if listening is not None:
+                listening.remove()
+        for listener in (parts.notices, parts.announcements):
+            if listener is not None:
+                listener.close()
         if parts.authority is not None:
             parts.authority.close()
         close_vault(parts)
@@ -145,6 +165,10 @@ class DataLayer:
             parts.engine.dispose()
         if parts.folder is not None:
             parts.folder.cleanup()
+        if parts.replica is not None:
+            parts.replica.close()
+        if self.settings.logger is not None:
+            self._forwarding()
         return report
 
     def __enter__(self) -> Self:
@@ -162,6 +186,9 @@ class DataLayer:
         """In the child: the parent's connections stay the parent's, and what was cached is read again."""
         parts = self._parts
         self._lock = threading.Lock()
+        self._states.reset_after_fork()
+        if self._vigil is not None:
+            self._vigil.reset_after_fork()
         parts.engine.dispose(close=False)
         if parts.reading is not None:
             parts.reading.dispose(close=False)
@@ -173,11 +200,20 @@ class DataLayer:
             parts.authority.reset_after_fork()
         if parts.behind is not None:
             parts.behind.reset_after_fork()
-        if parts.notices is not None:
-            parts.notices.reset_after_fork()
+        for listener in (parts.notices, parts.announcements):
+            if listener is not None:
+                listener.reset_after_fork()
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
+        if parts.replica is not None:
+            parts.replica.replica.reset_after_fork()
+        if parts.caches.stale is not None:
+            parts.caches.stale.reset_after_fork()
+        if parts.timing is not None and parts.timing.statements is not None:
+            parts.timing.statements.reset_after_fork()
+        if parts.report is not None:
+            parts.report.reset_after_fork()
 
     def _open(self) -> Parts:
         if self._closed:
@@ -220,6 +256,23 @@ class DataLayer:
         """
         terms = Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries)
         return Begin(self._one_shot_session, terms)
+
+    def on_replica(self, *, wait: float | str = 1.0, timeout: float | str | None = None) -> Begin:
+        """A session that only reads, past every cache, in the database's copy ``read_replica``; for a ``with`` block.
+
+        The copy is asked if it answers and has every write of this process, or gets the last of them within ``wait``
+        seconds; else, without a copy, and where reads shall be stricter than ``"cached"``, the primary is. What others
+        have written may be missing. Nothing that is read so is cached. Costs a round trip to the copy, and one to the
+        primary the first time after a write. A write raises TransactionFailed; ``timeout`` as for :meth:`begin`.
+        """
+        parts, patience = self._open(), seconds(wait, name="wait")
+        engine, replica = parts.engine, parts.replica.replica if parts.replica is not None else None
+        refuses_writes = False
+        if replica is not None and parts.caches.levels.resolve() == "cached" and replica.ready(patience):
+            engine, refuses_writes = replica.engine, replica.refuses_writes
+        return Begin(
+            lambda: Session(engine, expire_on_commit=False), Terms.of(read_only=not refuses_writes, timeout=timeout)
+        )
 
     def run(
         self,
@@ -321,6 +374,7 @@ class DataLayer:
                 reading=parts.reading,
                 watchdog=parts.watchdog,
                 own_listeners=parts.statement_listeners,
+                make=parts.timing.statement if parts.timing is not None else None,
             )
         return Reader(parts.caches, schema, rows, self._one_shot_session)
 
@@ -570,11 +624,27 @@ class DataLayer:
     # -- observation -----------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path."""
+        """Counters since the start, per tier and model. Costs a walk over L1; not for the hot path.
+
+        What has not been told to ``metrics`` yet is told first.
+        """
         parts = self._open()
+        if parts.report is not None:
+            parts.report.turn()
         found = collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
         dirty = parts.behind.dirty() if parts.behind is not None else 0
+        known = parts.timing.statements if parts.timing is not None else None
+        if known is not None:
+            found = replace(found, statements=known.calls, slow_statements=known.slow, queries=tuple(known.top(_TOP)))
         return replace(found, dirty_count=dirty) if dirty else found
+
+    def query_stats(self, most: int | None = None) -> list[QueryStats]:
+        """The statements that this process has sent, those first that took the most time in all; ``most`` of them.
+
+        By normalized text: values and literals are ``?``. Empty with ``query_stats=False``. Up to 500 are known.
+        """
+        timing = self._open().timing
+        return timing.statements.top(most) if timing is not None and timing.statements is not None else []
 
     def ping(self) -> float:
         """Seconds that the database takes to answer ``SELECT 1``; L3UnavailableError if it does not."""
@@ -590,7 +660,11 @@ class DataLayer:
         return time.perf_counter() - began
 
     def health(self) -> Health:
-        """Whether each tier answers: ``down`` without the database, ``degraded`` without a Redis that is configured."""
+        """Whether each tier answers: ``down`` without the database, ``degraded`` without a Redis or a read replica
+        that is configured.
+
+        Each tier's change since the last look is logged. Looks are also taken every ``health_check_period`` seconds.
+        """
         parts = self._open()
         tiers = {"l1": TierHealth(ok=True, detail="in process"), "l3": _probe(self.ping)}
         if self.settings.redis:
@@ -602,9 +676,28 @@ class DataLayer:
             lost = parts.behind.lost
             detail = f"lost: {lost[-1]}" if lost else f"journal {parts.behind.durability}"
             tiers["write-behind"] = TierHealth(ok=not lost, detail=detail)
-        status: Status = "down" if not tiers["l3"].ok else "ok" if tiers["l2"].ok else "degraded"
+        if parts.replica is not None:
+            tiers["replica"] = _probe(parts.replica.replica.ping)
+        whole = tiers["l2"].ok and ("replica" not in tiers or tiers["replica"].ok)
+        status: Status = "down" if not tiers["l3"].ok else "ok" if whole else "degraded"
+        for name, tier in tiers.items():
+            self._log_health(name, tier)
         return Health(ok=status == "ok", status=status, tiers=tiers)
 
+    def _look(self) -> None:
+        with suppress(UnavailableError):  # closed a moment ago
+            self.health()
+
+    def _log_health(self, name: str, tier: TierHealth) -> None:
+        subject, state = f"health.{name}", "ok" if tier.ok else "down"
+        if tier.ok and not self._states.known(subject):
+            self._states.assume(subject, state)
+        level = logging.INFO if tier.ok else logging.WARNING
+        self._states.change(subject, state, f"the health of {name} is {state}: {tier.detail}", level=level)
+
+
+#: Statements that ``stats()`` shows.
+_TOP = 10
 
 _ALONE = "; other processes' writes are seen when L1's time to live ends"
 

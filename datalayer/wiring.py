@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -28,6 +29,7 @@ from .contracts.cipher import RowSealing
 from .contracts.clock import Clock, SystemClock
 from .contracts.keys import key_text
 from .contracts.levels import Levels
+from .contracts.observe import MetricsRecorder
 from .contracts.results import SharedResults
 from .contracts.tier import SharedTier
 from .crypto.keyring import Keyring
@@ -38,6 +40,8 @@ from .models.policy import CachePolicy, WriteMode
 from .models.registry import Registry
 from .models.schema import Schema, schema_of
 from .models.sealed import row_sealing
+from .observe.careful import CarefulRecorder
+from .observe.statements import Statements
 from .session.caches import Caches
 from .session.catalog import Catalog
 from .session.images import Imager
@@ -45,19 +49,46 @@ from .session.results import Namer, Results
 from .session.writes import WriteTracker
 from .tiers.breaker import Breaker
 from .tiers.engines import open_engine, own_pool, reading_engine, watch_statements
+from .tiers.explaining import AutoExplain
 from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
 from .tiers.ladder import FOREVER, Ladder, Lives
+from .tiers.metered import MeteredTier
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
+from .tiers.replica import Replica
+from .tiers.report import Report
+from .tiers.stale import Stale
+from .tiers.timing import Timing
 from .tiers.watchdog import Watchdog
 from .tiers.within import Within
 from .writes.behind import Backlog, Behind, BehindOptions
 from .writes.letters import LetterBox
 from .writes.shapes import Shape, Shapes
 from .writes.sink import Sink
+
+if TYPE_CHECKING:
+    from .tiers.l2.announced import Announcements
+
+log = logging.getLogger("datalayer")
+
+
+@dataclass(slots=True)
+class ReplicaParts:
+    """The copy of the database that some reads go to, with what hangs on its engine."""
+
+    replica: Replica
+    folder: tempfile.TemporaryDirectory[str] | None
+    sealed: bool
+
+    def close(self) -> None:
+        self.replica.engine.dispose()
+        if self.sealed:
+            detach(self.replica.engine.dialect)
+        if self.folder is not None:
+            self.folder.cleanup()
 
 
 @dataclass(slots=True)
@@ -84,6 +115,12 @@ class Parts:
     rules: StatementRules | None = None
     behind: Behind | None = None
     notices: Notices | None = None
+    recorder: CarefulRecorder | None = None
+    report: Report | None = None
+    timing: Timing | None = None
+    explaining: AutoExplain | None = None
+    replica: ReplicaParts | None = None
+    announcements: Announcements | None = None
 
 
 def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
@@ -95,10 +132,12 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         allow_plaintext=settings.allow_plaintext,
         has_keys=bool(settings.encryption_keys),
         write_mode=settings.write_mode,
+        scoped=settings.cache_scope is not None,
     )
     owned, folder = engine is None, None
     if engine is None:
-        engine, folder = _open(settings)
+        engine, folder = _open(settings, settings.url)
+    explaining = _explaining(settings, engine)
     watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
     failures: Counter[str] = Counter()
     levels = Levels()
@@ -112,9 +151,12 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     l2: SharedTier = shared.tier if shared is not None else NullTier()
     rules = _encrypting(vault, engine, reading)
     notices = Notices(reading, coherence) if reading is not None else None
+    recorder = CarefulRecorder(settings.metrics) if settings.metrics is not None and settings.enable_metrics else None
     catalog = Catalog(lambda: registry.watched)
     tracker = WriteTracker(engine, coherence, catalog, _key_types(registry), behind=registry.behind_tables)
     maker = _LadderMaker(settings, engine, shared, coherence, clock, partial(row_sealing, vault=vault), notices)
+    maker.recorder = recorder
+    maker.announcements = announcements = _announcements(settings, shared, coherence, lambda: discover())
     caches = Caches(
         engine,
         tracker=tracker,
@@ -136,11 +178,17 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     catalog.listeners += (caches.forget_catalog, imager.forget)
     tracker.install()
     janitor = Janitor([e for e in (engine, reading) if owned and e is not None], settings.pool_health_check_period)
+    caches.scoped = settings.cache_scope is not None
+    if settings.stale_on_error:
+        vouched = shared.authority.bus.vouched if shared and isinstance(shared.authority, Strict) else FOREVER
+        caches.stale = Stale(settings.stale_on_error, clock.monotonic, vouched)
     translator = Failures(engine)
     translator.install()
+    timing = _timing(settings, engine, reading, recorder)
     heard = len(engine.dispatch.before_cursor_execute)
     if reading is not None:
-        caches.within = Within(engine, watchdog.watching, own_listeners=heard)
+        make = timing.statement if timing is not None else None
+        caches.within = Within(engine, watchdog.watching, own_listeners=heard, make=make)
     return Parts(
         engine,
         reading,
@@ -162,7 +210,85 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         rules,
         behind,
         notices,
+        recorder,
+        Report(recorder, caches.ladders, failures, settings.metrics_interval) if recorder is not None else None,
+        timing,
+        explaining,
+        _replica(settings, engine, coherence, vault, timing, recorder),
+        announcements,
     )
+
+
+def _announcements(
+    settings: Settings, shared: _Shared | None, coherence: Coherence, discover: Callable[[], object]
+) -> Announcements | None:
+    """Who listens to outside programs, if the application has said that there are any."""
+    if shared is None or not (settings.invalidation_channel or settings.invalidation_patterns):
+        return None
+    from .tiers.l2.announced import Announcements
+
+    def models() -> list[Any]:
+        discover()
+        return coherence.spaces()
+
+    channel, patterns = settings.effective_invalidation_channel(), settings.invalidation_patterns
+    return Announcements(shared.wire, channel, patterns, models, coherence.forget)
+
+
+def _replica(
+    settings: Settings,
+    primary: sa.Engine,
+    coherence: Coherence,
+    vault: Vault | None,
+    timing: Timing | None,
+    recorder: MetricsRecorder | None,
+) -> ReplicaParts | None:
+    if settings.read_replica is None:
+        return None
+    engine, folder = _open(settings, settings.read_replica)
+    if vault is not None:
+        attach(engine.dialect, vault)
+        engine.hide_parameters = True
+    Failures(engine).install()
+    if timing is not None:
+        Timing(engine, None, timing.statements, recorder).install()
+    return ReplicaParts(Replica(engine, primary, lambda: coherence.finished), folder, sealed=vault is not None)
+
+
+def _explaining(settings: Settings, engine: sa.Engine) -> AutoExplain | None:
+    if not settings.auto_explain:
+        return None
+    if engine.dialect.name != "postgresql":
+        log.warning("auto_explain is set and does nothing: it is PostgreSQL's, this is %s", engine.dialect.name)
+        return None
+    explaining = AutoExplain(
+        engine,
+        least=settings.auto_explain_min_duration,
+        analyze=settings.auto_explain_analyze,
+        buffers=settings.auto_explain_buffers,
+        timing=settings.auto_explain_timing,
+    )
+    explaining.install()
+    return explaining
+
+
+def _timing(
+    settings: Settings, engine: sa.Engine, reading: sa.Engine | None, recorder: MetricsRecorder | None
+) -> Timing | None:
+    """Times statements if anybody wants to know; else there is nothing to pay for."""
+    statements = None
+    if settings.query_stats or (settings.slow_query and settings.slow_query_log):
+        statements = Statements(
+            slow=settings.slow_query,
+            log_slow=settings.slow_query_log,
+            keep=settings.query_stats,
+            mysql=engine.dialect.name in ("mysql", "mariadb"),
+        )
+    if statements is None and recorder is None:
+        return None
+    timing = Timing(engine, reading, statements, recorder)
+    timing.install()
+    return timing
 
 
 def _vault(settings: Settings) -> Vault | None:
@@ -195,9 +321,9 @@ def close_vault(parts: Parts) -> None:
             detach(engine.dialect)
 
 
-def _open(settings: Settings) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
+def _open(settings: Settings, url: str | None) -> tuple[sa.Engine, tempfile.TemporaryDirectory[str] | None]:
     return open_engine(
-        settings.url or "",
+        url or "",
         pool_size=settings.pool_size,
         pool_timeout=settings.pool_timeout,
         pool_max_lifetime=settings.pool_max_lifetime,
@@ -234,6 +360,7 @@ class _Shared:
     results: SharedResults
     authority: Strict | Loose
     overlay: Any
+    wire: Any
 
 
 def _shared(
@@ -282,7 +409,7 @@ def _shared(
             label=hashlib.blake2b(settings.key_prefix.encode(), digest_size=2).hexdigest(),
         )
     coherence.remote = authority
-    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority, RedisOverlay(wire))
+    return _Shared(RedisTier(wire, authority), RedisResults(wire, authority, home), authority, RedisOverlay(wire), wire)
 
 
 def _behind(
@@ -356,6 +483,8 @@ def _results(
     hides_rows: Callable[[sa.Table], bool],
 ) -> Results:
     def secured(name: str) -> bool:
+        if settings.cache_scope is not None:
+            return False
         return any(hides_rows(m.tables[name]) for m in registry.watched if name in m.tables)
 
     return Results(
@@ -385,6 +514,7 @@ def _l1(settings: Settings, engine: sa.Engine, policy: CachePolicy, clock: Clock
         eviction=str(getattr(eviction, "value", eviction)) if eviction else settings.l1_eviction,
         jitter=settings.ttl_jitter,
         clock=clock.monotonic,
+        linger=settings.stale_on_error or 0.0,
     )
 
 
@@ -452,6 +582,8 @@ class _LadderMaker:
         self._coherence = coherence
         self._sealing = sealing
         self.behind: Behind | None = None
+        self.recorder: MetricsRecorder | None = None
+        self.announcements: Announcements | None = None
         self._notices = notices
         self._codec = codec_named(settings.codec)
         self._entries = EntryCodec(mac_key=settings.l2_mac_key, max_bytes=settings.max_value_bytes)
@@ -464,7 +596,7 @@ class _LadderMaker:
             schema,
             l1=l1,
             lookups=self._l1(policy=policy),
-            l2=self._l2,
+            l2=self._l2_of(schema),
             guard=Guard(l1),
             codec=self._codec,
             entries=self._entries,
@@ -476,7 +608,7 @@ class _LadderMaker:
                 beside=self._beside,
             ),
             key_text=key_text,
-            scope=policy.cache_scope,
+            scope=policy.cache_scope or settings.cache_scope,
             prefix=policy.l2.key_prefix,
             horizon=self._horizon,
             flights=Flights(),
@@ -486,9 +618,17 @@ class _LadderMaker:
         if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
             ladder.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
+        if self.announcements is not None:
+            self.announcements.start()
         if policy.external_writes and self._notices is not None:
             self._notices.watch(schema.space, schema.key_types)
         return ladder
+
+    def _l2_of(self, schema: Schema) -> SharedTier:
+        if self.recorder is None or not self._l2.enabled:
+            return self._l2
+        life = _first(schema.policy.l2.ttl, self._settings.l2_ttl)
+        return MeteredTier(self._l2, self.recorder, schema.root.__name__, life)
 
 
 def _beside(settings: Settings, shared: _Shared | None) -> float | None:

@@ -47,13 +47,14 @@ class _Ear:
 
 
 class Bus:
-    """The ears of one process. Thread-safe; ``horizon`` is read without a lock.
+    """The ears of one process. Thread-safe; ``horizon`` is read without a lock. ``vouched`` is the latest that it was.
 
     ``lease`` is the longest that L1 may lag behind a commit, in seconds.
     """
 
     def __init__(self, authority: Authority, backplane: Backplane, audience: Audience, *, lease: float) -> None:
         self.horizon = [0.0]
+        self.vouched = [0.0]
         self.lease = lease
         self.gaps = 0
         self.messages = 0
@@ -139,6 +140,7 @@ class Bus:
         """Work the horizon out again: the end of the first lease of any shard, on its epoch or on its channel."""
         with self._lock:
             self.horizon[0] = min(map(self._until, self._ears, self._authority.stands))
+            self.vouched[0] = max(self.vouched[0], self.horizon[0])
             if self.horizon[0] > self._authority.clock():
                 self.ready.set()
 

@@ -80,7 +80,7 @@ class Coherence:
     """The spaces of one layer and the transactions that are being committed. Thread-safe.
 
     ``discover`` makes every space of the layer known, whether this process has read it or not; ``tables`` names every
-    table. ``tags`` are those of cached queries.
+    table. ``tags`` are those of cached queries. ``finished`` counts commits that wrote, once they are over.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Coherence:
         self.remote: Remote = remote or Alone()
         self.tags = Tags()
         self.unknown = 0
+        self.finished = 0
         self._discover = discover
         self._tables = tables
         self._lock = threading.Lock()
@@ -148,6 +149,7 @@ class Coherence:
 
     def finish(self, marks: Marks, outcome: Outcome) -> None:
         """Lift the marks. An unknown outcome leaves them until :meth:`settle` learns it."""
+        self.finished += 1
         self.remote.lift(marks.remote, outcome)
         if outcome is Outcome.UNKNOWN:
             self.unknown += 1

@@ -94,7 +94,7 @@ class Settings:
     redis_db: MaybeInteger = maybe(Count())
     """Replaces the logical database in ``redis``; becomes part of it, and is None afterwards."""
     read_replica: Option[Any, str | None] = maybe(DatabaseUrl())
-    """A read-only copy of the database for reads that fill no cache."""
+    """A read-only copy of the database, for ``layer.on_replica()`` only: what it says is never cached."""
     lazy_connect: Boolean = option(Flag(), True)
     """True: connect at the first use. False: open ``pool_min`` connections at start, and fail there if that fails."""
     connect_timeout: Seconds = option(_POSITIVE, 5.0)
@@ -121,7 +121,7 @@ class Settings:
     pool_health_check_period: Seconds = option(_OFF, 30.0)
     """Time between looks at idle connections. 0: no looks."""
     health_check_period: Seconds = option(_OFF, 60.0)
-    """Time between looks at the health of the servers. 0: only when somebody asks."""
+    """Time between looks at the health of the servers, whose changes are logged. 0: only when somebody asks."""
     statement_timeout: Seconds = option(_UNLIMITED, 30.0)
     """For one statement. 0: unlimited."""
     lock_timeout: Seconds = option(_UNLIMITED, 10.0)
@@ -144,7 +144,8 @@ class Settings:
     ttl_jitter: Number = option(Fraction(most=0.9), 0.1)
     """Fraction by which a life is shortened at random, so that entries made together do not end together."""
     stale_on_error: MaybeSeconds = maybe(_POSITIVE)
-    """While the database is away, serve L1 entries that ended up to this long ago. None: raise."""
+    """While the database is away, ``"cached"`` reads of repositories are served from L1 entries that ended up to this
+    long ago. None: raise."""
 
     # -- L2, Redis
 
@@ -153,9 +154,10 @@ class Settings:
     key_prefix: String = option(_KEY_TEXT, "dl")
     """What every key begins with: applications that share a Redis need different ones."""
     invalidation_channel: MaybeString = maybe(_KEY_TEXT)
-    """Channel on which processes tell each other what changed. None: see :meth:`effective_invalidation_channel`."""
+    """Channel on which programs outside the layer announce what they changed, as ``table:key`` or ``table:*``. None:
+    :meth:`effective_invalidation_channel` if ``invalidation_patterns`` are given, else nobody listens."""
     invalidation_patterns: Option[Any, tuple[str, ...]] = option(Names(), ())
-    """Keys (``table:*``) that programs outside the layer may announce as changed on the channel. Empty: all."""
+    """The announcements (``table:*``) on the channel that are heeded. Empty: all."""
     redis_pool_size: Integer = option(Count(least=1), 100)
     """Most connections to Redis at one time."""
     redis_timeout: Seconds = option(_POSITIVE, 0.25)
@@ -237,9 +239,9 @@ class Settings:
     query_stats: Boolean = option(Flag(), True)
     """Count statements and their durations."""
     enable_metrics: Boolean = option(Flag(), True)
-    """Report to ``metrics``."""
+    """Report to ``metrics``, if it is given."""
     metrics_interval: Seconds = option(_POSITIVE, 30.0)
-    """Time between reports of gauges and looks for anomalies."""
+    """Time between reports to ``metrics`` of what is told in sums."""
     auto_explain: Boolean = option(Flag(), False)
     """Have PostgreSQL log the plans of slow statements (its ``auto_explain`` module must be allowed)."""
     auto_explain_analyze: Boolean = option(Flag(), True)
@@ -258,9 +260,11 @@ class Settings:
     metrics: Option[MetricsRecorder | None, MetricsRecorder | None] = maybe(_METRICS)
     """Where measurements go. None: nowhere."""
     logger: Option[Logger | str | None, Logger | None] = maybe(LoggerLike[Any]())
-    """Where log lines go. None: the loggers under ``datalayer``. A name is the logger of that name."""
+    """Where the process's log lines go while the layer is open, instead of the root logger. None: the loggers under
+    ``datalayer``. A name is the logger of that name."""
     cache_scope: Option[Callable[[], str | None] | None, Callable[[], str | None] | None] = maybe(Function[Any]())
-    """Names the tenant (or security role) whose rows are seen now, so that tenants never share an entry."""
+    """Names the tenant (or security role) whose rows are seen now, so that tenants never share an entry. For models
+    whose policy names no other."""
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse unknown keywords with a suggestion, where a dataclass would raise TypeError."""
@@ -333,6 +337,8 @@ class Settings:
             )
         if self.journal == "redis" and self.redis is None:
             raise ConfigError("journal: found 'redis' without a Redis, expected redis to be set, or journal='file'")
+        if self.cache_scope is not None and self.write_mode == "behind":
+            raise ConfigError("write_mode: found 'behind' with cache_scope; a queued row belongs to no scope")
         if self.journal_path is not None and self.journal in ("redis", "memory"):
             raise ConfigError(f"journal_path: given with journal={self.journal!r}, expected journal='file' or no path")
 

@@ -34,7 +34,7 @@ class Registry:
     SQLAlchemy registry (all its classes), a mapped class (with its mapped subclasses), an iterable of these, or None:
     any mapped class, from its first use.
     ``has_keys``: encrypted columns can be encrypted; ``allow_plaintext``: they are accepted without keys, too.
-    ``write_mode``: of models whose policy does not say.
+    ``write_mode``: of models whose policy does not say. ``scoped``: every row is cached for one scope only.
 
     A listed class is checked at once, the others when they are first resolved, except that encrypted columns without a
     key are found at once in all that are mapped by now. Nothing here configures mappers, so relationships may name
@@ -48,9 +48,11 @@ class Registry:
         allow_plaintext: bool = False,
         has_keys: bool = False,
         write_mode: str = "through",
+        scoped: bool = False,
     ) -> None:
         self._lock = threading.RLock()
         self._write_mode = write_mode
+        self._scoped = scoped
         #: Names of the tables that are written behind.
         self.behind_tables: set[str] = set()
         self._allow_plaintext = allow_plaintext
@@ -146,17 +148,19 @@ class Registry:
         tagged_columns(mapper, policy.query_tags)
         for index in policy.indexes:
             _add_index(mapper, index)
-        if _prepare_behind(mapper, self._write_mode):
+        if _prepare_behind(mapper, self._write_mode, scoped=self._scoped):
             self.behind_tables.update(table.fullname for table in mapper.tables if isinstance(table, Table))
         self._accepted[cls] = mapper
         return mapper
 
 
-def _prepare_behind(mapper: Mapper[Any], default: str) -> bool:
+def _prepare_behind(mapper: Mapper[Any], default: str, *, scoped: bool) -> bool:
     """Make a model ready to be written behind, if that is its mode."""
     if write_mode_of(mapper, default) is not policies.WriteMode.BEHIND:
         return False
     problems = list(behind_problems(mapper))
+    if scoped and not problems:
+        problems = ["the layer has a cache_scope, and a queued row belongs to no scope"]
     if problems:
         raise ConfigError(f"{mapper.class_.__name__} cannot be written behind: {'; '.join(problems)}")
     if isinstance(mapper.local_table, Table):

@@ -24,8 +24,8 @@ class TierHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The whole layer. ``ok``: every tier works. ``degraded``: it serves without a cache that it should have.
-    ``down``: it cannot ask the database."""
+    """The whole layer. ``ok``: every tier works. ``degraded``: it serves without a cache or a replica that it should
+    have. ``down``: it cannot ask the database."""
 
     ok: bool
     status: Status

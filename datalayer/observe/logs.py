@@ -52,6 +52,10 @@ class StateLog:
         log_event(self._logger, level, f"{subject}.{state}", message, **{**fields, **known})
         return True
 
+    def known(self, subject: str) -> bool:
+        """Whether anything was said of the subject."""
+        return subject in self._states
+
     def assume(self, subject: str, state: str) -> None:
         """Take a state as known without a line, such as the one that is expected at start."""
         with self._lock:

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from .statements import QueryStats
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TierStats:
     """One tier, of one model or of all. ``rejected_fills``: somebody wrote in between, so the row was not stored.
-    ``decode_errors``: entries that counted as a miss, by reason. ``entries`` and ``bytes`` are what is held now."""
+    ``decode_errors``: entries that counted as a miss, by reason. ``entries`` and ``bytes`` are what is held now.
+    ``stale``: hits after the entry's end, while the database was away."""
 
     hits: int = 0
     misses: int = 0
@@ -22,6 +25,7 @@ class TierStats:
     errors: int = 0
     entries: int = 0
     bytes: int = 0
+    stale: int = 0
     decode_errors: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -40,7 +44,7 @@ class TierStats:
         return {**numbers, "decode_errors": dict(self.decode_errors), "hit_ratio": self.hit_ratio}
 
 
-_NUMBERS = ("hits", "misses", "fills", "rejected_fills", "evictions", "errors", "entries", "bytes")
+_NUMBERS = ("hits", "misses", "fills", "rejected_fills", "evictions", "errors", "entries", "bytes", "stale")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +71,8 @@ class ModelStats:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
     """A snapshot of a layer since its start. Counters that different threads turn are read one after the other, so sums
-    may differ by what happened meanwhile. ``dirty_count``: queued writes that the database does not have yet."""
+    may differ by what happened meanwhile. ``dirty_count``: queued writes that the database does not have yet.
+    ``statements`` and ``slow_statements`` are SQL statements of this process; ``queries`` the ten that took most."""
 
     gets: int = 0
     sets: int = 0
@@ -75,16 +80,20 @@ class Stats:
     errors: int = 0
     l1_entries: int = 0
     dirty_count: int = 0
+    statements: int = 0
+    slow_statements: int = 0
     tiers: Mapping[str, TierStats] = field(default_factory=dict)
     models: Mapping[str, ModelStats] = field(default_factory=dict)
+    queries: tuple[QueryStats, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         totals = {name: getattr(self, name) for name in _TOTALS}
-        return {**totals, "tiers": _plain(self.tiers), "models": _plain(self.models)}
+        queries = [query.to_dict() for query in self.queries]
+        return {**totals, "tiers": _plain(self.tiers), "models": _plain(self.models), "queries": queries}
 
 
-_TOTALS = ("gets", "sets", "deletes", "errors", "l1_entries", "dirty_count")
+_TOTALS = ("gets", "sets", "deletes", "errors", "l1_entries", "dirty_count", "statements", "slow_statements")
 
 
 def total_by_tier(models: Iterable[ModelStats]) -> dict[str, TierStats]:

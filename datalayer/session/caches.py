@@ -14,6 +14,7 @@ from ..contracts.coherence import WriteSet
 from ..contracts.levels import Levels
 from ..models.schema import Schema
 from ..tiers.ladder import Ladder
+from ..tiers.stale import Stale
 from ..tiers.within import Within
 from .results import Results
 from .writes import WriteTracker
@@ -26,7 +27,8 @@ class Caches:
     class; ``member`` says whether a class belongs to the layer at all; ``row_security`` whether PostgreSQL hides rows
     of a table by role (None: there is no such table yet). ``results`` are those of cached queries. ``failures`` counts
     errors that nobody was told of; ``watching`` frees a driver's connection that gets no answer; ``within`` reads rows
-    in transactions, where the driver can.
+    in transactions, where the driver can; ``scoped``: all rows are cached for one scope each; ``stale`` serves old
+    rows while the database is away, if that is wanted.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Caches:
         self.results = results
         self.closed = False
         self.within: Within | None = None
+        self.stale: Stale | None = None
+        self.scoped = False
         self._make = make
         self._member = member
         self._row_security_of = row_security
@@ -99,7 +103,7 @@ class Caches:
             return schema.reasons
         if not self._member(schema.cls):
             return (_NOT_MEMBER,)
-        if self.engine.dialect.name == "postgresql" and schema.policy.cache_scope is None:
+        if self.engine.dialect.name == "postgresql" and schema.policy.cache_scope is None and not self.scoped:
             return tuple(self._row_security(schema))
         return ()
 

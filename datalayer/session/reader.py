@@ -8,6 +8,7 @@ through ``_slow``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ..contracts.coherence import ABSENT, Absent
@@ -18,6 +19,7 @@ from ..models.schema import Schema
 from ..query.depends import Reason
 from ..tiers.l3 import Loader, RowReader
 from ..tiers.ladder import Ladder, Row
+from ..tiers.stale import Stale
 from .caches import Caches
 from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker
 from .lists import listed_rows
@@ -162,7 +164,12 @@ class Reader:
             values = rows.one(key)
             return ABSENT if values is None else Row(values, schema.full, "l3")
         assert self._load is not None
-        return ladder.read(schema, key, self._load, local=level == "cached")
+        read, stale = partial(ladder.read, schema, key, self._load, local=level == "cached"), self._stale(ladder, level)
+        return read() if stale is None else stale.read(ladder, schema, key, read)
+
+    def _stale(self, ladder: Ladder, level: Consistency) -> Stale | None:
+        """Who serves rows after their end, where such a read may have them."""
+        return self._caches.stale if level == "cached" and not ladder.strict_local else None
 
     def newest(self, id: Any) -> Row | Absent:
         """The row as the shared tier, what is queued, or the database has it; L1 is passed by."""
@@ -179,7 +186,10 @@ class Reader:
         if ladder is None or self._load is None or self._caches.closed:
             return self._slow(id)
         ladder.counts["l1_misses"] += 1
-        row = ladder.read_below(self.schema, (id,), self._load)
+        if (stale := self._stale(ladder, "cached")) is None:
+            row = ladder.read_below(self.schema, (id,), self._load)
+        else:
+            row = stale.read(ladder, self.schema, (id,), partial(ladder.read_below, self.schema, (id,), self._load))
         return None if isinstance(row, Absent) else self.owned(row)
 
     def _slow(self, id: Any, consistency: Consistency | None = None) -> Any:
@@ -250,7 +260,10 @@ class Reader:
         ladder = self._caches.ladder(self.schema) if rows is not None else None
         if rows is None or ladder is None or self._heard or level == "database" or None in keys.values():
             return self._many_by_session(wanted, consistency)
-        found = ladder.read_many(self.schema, list(keys.values()), rows.many, local=level == "cached")  # type: ignore[arg-type]
+        wanted_keys: list[Any] = list(keys.values())
+        read = partial(ladder.read_many, self.schema, wanted_keys, rows.many, local=level == "cached")
+        stale = self._stale(ladder, level)
+        found = read() if stale is None else stale.read_many(ladder, self.schema, wanted_keys, read)
         present = [(id, found[key]) for id, key in keys.items() if key in found]
         if self._lazy:
             owned = self.owned

@@ -36,6 +36,7 @@ def _model(ladder: Ladder) -> ModelStats:
                 evictions=l1.evictions,
                 entries=len(l1),
                 bytes=l1.bytes,
+                stale=counts["stale"],
             ),
             "l2": TierStats(
                 hits=counts["l2_hits"],

@@ -140,6 +140,33 @@ class Failures:
         return joined(found, verdict, _subject(verdict, self._engine)) if verdict is not None else None
 
 
+def error_kind(context: Any) -> str:
+    """A stable word for what SQLAlchemy's ``handle_error`` was told: for counting."""
+    verdict = _judged(context)
+    return _KINDS[verdict.kind] if verdict is not None else _plain_kind(context.original_exception)
+
+
+def driver_kind(cause: BaseException) -> str:
+    """The same for an exception of the driver's that came past SQLAlchemy."""
+    verdict = _by_code(cause)
+    if verdict is not None:
+        return _KINDS[verdict.kind]
+    return "unavailable" if type(cause).__name__ in ("OperationalError", "InterfaceError") else _plain_kind(cause)
+
+
+_KINDS: dict[type[DataLayerError], str] = {
+    TransactionFailed: "conflict",
+    TransactionTimeout: "timeout",
+    TransactionOutcomeUnknown: "outcome_unknown",
+    L3UnavailableError: "unavailable",
+    PoolTimeout: "too_many_connections",
+}
+
+
+def _plain_kind(cause: BaseException) -> str:
+    return "integrity" if any(c.__name__ == "IntegrityError" for c in type(cause).__mro__) else "statement"
+
+
 def _judged(context: Any) -> Verdict | None:
     connection, cause = context.connection, context.original_exception
     if connection is None:

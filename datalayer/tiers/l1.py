@@ -35,12 +35,13 @@ _EVERY = 16
 
 
 class Entry:
-    """One cached value. ``deadline`` is monotonic seconds; ``snapshot`` an immutable view that a reader left here;
-    ``prefix`` names the value of the shared tier that this one was made of."""
+    """One cached value. ``born`` and ``deadline`` are monotonic seconds; ``snapshot`` an immutable view that a reader
+    left here; ``prefix`` names the value of the shared tier that this one was made of."""
 
-    __slots__ = ("deadline", "hits", "prefix", "size", "snapshot", "value")
+    __slots__ = ("born", "deadline", "hits", "prefix", "size", "snapshot", "value")
 
-    def __init__(self, deadline: float, value: Any, size: int, prefix: bytes | None = None) -> None:
+    def __init__(self, born: float, deadline: float, value: Any, size: int, prefix: bytes | None = None) -> None:
+        self.born = born
         self.deadline = deadline
         self.value = value
         self.snapshot: Any = None
@@ -131,7 +132,8 @@ _CACHES: dict[str, type[_Fifo]] = {"lru": _Clock, "lfu": _Lfu, "fifo": _Fifo, "t
 class L1:
     """A bounded cache of one model. Thread-safe. ``ttl`` in seconds; ``jitter`` takes up to that fraction off it.
 
-    Bounded by ``max_entries`` and, if given, ``max_bytes`` of the sizes that :meth:`put` is told.
+    Bounded by ``max_entries`` and, if given, ``max_bytes`` of the sizes that :meth:`put` is told. Dead entries stay for
+    ``linger`` seconds, unless room is needed.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class L1:
         eviction: str = "lru",
         jitter: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
+        linger: float = 0.0,
     ) -> None:
         if eviction not in _CACHES:
             raise ConfigError(f"l1_eviction is {eviction!r}; expected one of {', '.join(POLICIES)}")
@@ -154,6 +157,7 @@ class L1:
         self.max_bytes = max_bytes
         self.expired = 0
         self._puts = 0
+        self._linger = linger
         self._jitter = jitter
 
     def put(
@@ -179,7 +183,7 @@ class L1:
                 self.drop(key)
                 return
             now = self.clock()
-            self._cache[key] = Entry(min(now + life, until), value, size, prefix)
+            self._cache[key] = Entry(now, min(now + life, until), value, size, prefix)
             self._puts += 1
             if not self._puts % _EVERY:
                 self._sweep(_SWEEP * _EVERY, now)
@@ -196,7 +200,7 @@ class L1:
                 if max_life is not None and max_life < life:
                     life = max_life
                 if self.max_bytes is None or size <= self.max_bytes:
-                    cache[key] = Entry(min(now + life, until), value, size)
+                    cache[key] = Entry(now, min(now + life, until), value, size)
                     count += 1
                 else:
                     self.drop(key)
@@ -210,7 +214,7 @@ class L1:
     def _sweep(self, count: int, now: float) -> None:
         """Free dead entries at the front, so that they do not linger while the cache is not full."""
         for key, entry in self._cache.oldest(count):
-            if entry.deadline <= now:
+            if entry.deadline + self._linger <= now:
                 self.expired += 1
                 del self._cache[key]
 

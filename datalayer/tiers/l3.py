@@ -85,15 +85,16 @@ class CoreReader:
 class DriverReader:
     """Reads through psycopg on AUTOCOMMIT connections, with prepared statements and binary results."""
 
-    def __init__(self, engine: sa.Engine, schema: Schema, watchdog: Watchdog) -> None:
+    def __init__(
+        self, engine: sa.Engine, schema: Schema, watchdog: Watchdog, make: Callable[..., Statement] | None = None
+    ) -> None:
+        made = make or Statement
         self._engine = engine
         self._schema = schema
         self._watchdog = watchdog
-        self._one = Statement(engine, schema, schema.statement, schema.parameters)
-        self._many = Statement(engine, schema, select_any(schema), ("keys",))
-        self._proved = Statement(
-            engine, schema, schema.statement, (*schema.parameters, "datalayer_xids"), around=_PROOF
-        )
+        self._one = made(engine, schema, schema.statement, schema.parameters)
+        self._many = made(engine, schema, select_any(schema), ("keys",))
+        self._proved = made(engine, schema, schema.statement, (*schema.parameters, "datalayer_xids"), around=_PROOF)
 
     def one(self, key: Values) -> Values | None:
         rows = self._run(self._one, key)
@@ -177,10 +178,10 @@ class Statement:
         compiled: Any = statement.compile(dialect=engine.dialect)
         # Lists that the statement itself holds, of subclasses for example, are written out.
         expanded = compiled.construct_expanded_state(dict.fromkeys(names))
-        self._text = around.format(expanded.statement) if around else expanded.statement
+        self.text = around.format(expanded.statement) if around else expanded.statement
         self._names = tuple(names)
         self._order: Sequence[str] = expanded.positiontup or self._names
-        processors = {**compiled._bind_processors, **expanded.processors}  # of these, only those of the lists
+        processors = {**compiled._bind_processors, **expanded.processors}  # the latter are only those of the lists
         constants = {name: value for name, value in expanded.parameters.items() if name not in names}
         self._fixed = {n: processors[n](value) if n in processors else value for n, value in constants.items()}
         self._binders = {name: processors[name] for name in names if name in processors}
@@ -192,7 +193,7 @@ class Statement:
 
     def run(self, connection: Any, values: Sequence[Any]) -> list[Values]:
         """Run it through psycopg."""
-        cursor = connection.execute(self._text, self._bound(values), binary=bool(self._binary))
+        cursor = connection.execute(self.text, self._bound(values), binary=bool(self._binary))
         if self._binary is None:
             self._learn([column.type_code for column in cursor.description])
         return self._rows(cursor.fetchall())
@@ -200,7 +201,7 @@ class Statement:
     def run_plain(self, connection: Any, values: Sequence[Any]) -> list[Values]:
         """Run it through a driver with positional parameters."""
         bound = self._bound(values)
-        cursor = connection.execute(self._text, [bound[name] for name in self._order])
+        cursor = connection.execute(self.text, [bound[name] for name in self._order])
         if self._binary is None:
             self._learn([None] * len(self._types))
         return self._rows(cursor.fetchall())
@@ -257,14 +258,21 @@ class ListeningReader:
 
 
 def row_reader(
-    schema: Schema, *, engine: sa.Engine, reading: sa.Engine | None, watchdog: Watchdog, own_listeners: int
+    schema: Schema,
+    *,
+    engine: sa.Engine,
+    reading: sa.Engine | None,
+    watchdog: Watchdog,
+    own_listeners: int,
+    make: Callable[..., Statement] | None = None,
 ) -> RowReader:
-    """The best reader for a shape. ``own_listeners`` of the engine's statement listeners are the layer's."""
+    """The best reader for a shape. ``own_listeners`` of the engine's statement listeners are the layer's. ``make``
+    makes the driver's statements, if they are to be more than :class:`Statement`."""
     core = CoreReader(engine, schema)
     if reading is None or reading.dialect.driver != "psycopg" or len(schema.key_types) != 1:
         return core
     return ListeningReader(
-        DriverReader(reading, schema, watchdog),
+        DriverReader(reading, schema, watchdog, make),
         core,
         lambda: len(engine.dispatch.before_cursor_execute) > own_listeners,
     )

@@ -25,11 +25,17 @@ class Within:
     """
 
     def __init__(
-        self, engine: sa.Engine, watching: Callable[[Any], AbstractContextManager[None]], *, own_listeners: int
+        self,
+        engine: sa.Engine,
+        watching: Callable[[Any], AbstractContextManager[None]],
+        *,
+        own_listeners: int,
+        make: Callable[..., Statement] | None = None,
     ) -> None:
         self._engine = engine
         self._watching = watching
         self._own_listeners = own_listeners
+        self._make = make or Statement
         self._known: dict[Any, Statement] = {}
 
     def rows(self, connection: sa.Connection, schema: Schema, statement: Any, key: Values) -> list[Values] | None:
@@ -38,7 +44,7 @@ class Within:
             return None
         known = self._known.get(statement)
         if known is None:
-            known = self._known[statement] = Statement(self._engine, schema, statement, schema.parameters)
+            known = self._known[statement] = self._make(self._engine, schema, statement, schema.parameters)
         driver: Any = connection.connection.dbapi_connection
         try:
             with self._watching(driver):

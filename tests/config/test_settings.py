@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import logging
+import re
 from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
+import datalayer
 from datalayer.config.settings import Settings
 from datalayer.contracts.clock import SystemClock
 from datalayer.errors import ConfigError
@@ -500,3 +502,23 @@ def test_l1_lives_shorter_where_nothing_else_ends_a_stale_entry(
 def test_the_channel_follows_the_key_prefix():
     assert Settings(key_prefix="shop").effective_invalidation_channel() == "shop:invalidate"
     assert Settings(invalidation_channel="c").effective_invalidation_channel() == "c"
+
+
+#: Joined with ``redis``, given out by effective_l1_ttl(), and the defaults of vector columns.
+READ_ELSEWHERE = {
+    "redis_password",
+    "redis_db",
+    "l1_ttl",
+    "invalidation_channel",
+    "vector_dimensions",
+    "vector_index_lists",
+    "vector_similarity_function",
+    "vector_search_threshold",
+}
+
+
+def test_every_option_is_read_by_some_part_of_the_library():
+    package = Path(datalayer.__file__).parent
+    source = "\n".join(path.read_text() for path in package.rglob("*.py") if "config" not in path.parts)
+    unread = {name for name in Settings.options() if not re.search(rf"\bsettings\.{name}\b", source)}
+    assert unread <= READ_ELSEWHERE

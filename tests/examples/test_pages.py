@@ -1,4 +1,4 @@
-"""The code of the pages about stores, tables and layers runs as it stands."""
+"""The code of the pages about stores, tables, layers and observation runs as it stands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def blocks() -> list[object]:
     found = []
-    for page in ("kv", "layers", "tables"):
+    for page in ("kv", "layers", "observability", "tables"):
         texts = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
         assert texts, page
         found += [pytest.param(text, id=f"{page}-{number}") for number, text in enumerate(texts)]

@@ -11,6 +11,7 @@ import pytest
 from datalayer.contracts.observe import MetricsRecorder
 from datalayer.observe.health import Health, TierHealth
 from datalayer.observe.metrics import NullRecorder
+from datalayer.observe.statements import QueryStats
 from datalayer.observe.stats import Counters, ModelStats, Stats, TierStats, total_by_tier
 
 PLAYER = ModelStats(
@@ -43,7 +44,16 @@ def test_the_hit_ratio_is_of_all_look_ups_and_nothing_before_the_first():
 
 
 def test_statistics_become_plain_values():
-    stats = Stats(gets=7, sets=1, l1_entries=1, tiers=total_by_tier([PLAYER]), models={"Player": PLAYER})
+    stats = Stats(
+        gets=7,
+        sets=1,
+        l1_entries=1,
+        tiers=total_by_tier([PLAYER]),
+        models={"Player": PLAYER},
+        statements=3,
+        slow_statements=1,
+        queries=(QueryStats(statement="SELECT ?", calls=2, total=1.0, max=0.75, slow=1),),
+    )
     plain = json.loads(json.dumps(stats.to_dict()))
     assert {k: v for k, v in plain.items() if isinstance(v, int)} == {
         "gets": 7,
@@ -52,13 +62,20 @@ def test_statistics_become_plain_values():
         "errors": 0,
         "l1_entries": 1,
         "dirty_count": 0,
+        "statements": 3,
+        "slow_statements": 1,
     }
+    assert plain["queries"] == [
+        {"statement": "SELECT ?", "calls": 2, "total": 1.0, "mean": 0.5, "max": 0.75, "slow": 1, "errors": 0}
+    ]
     assert plain["models"]["Player"]["tiers"]["l1"]["hit_ratio"] == 0.75
     assert plain["tiers"]["l2"]["decode_errors"] == {"schema": 1}
     assert Stats().to_dict() == {
         **dict.fromkeys(("gets", "sets", "deletes", "errors", "l1_entries", "dirty_count"), 0),
+        **dict.fromkeys(("statements", "slow_statements"), 0),
         "tiers": {},
         "models": {},
+        "queries": [],
     }
 
 

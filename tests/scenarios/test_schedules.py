@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from math import inf
@@ -1420,10 +1421,18 @@ def postgres_server() -> Iterator[PrivatePostgres]:
 
 @pytest.fixture
 def world(pg_url: str, redis_url: str, key_prefix: str) -> Iterator[World]:
+    with world_on(pg_url, redis_url, key_prefix) as world:
+        yield world
+
+
+@contextmanager
+def world_on(pg_url: str, redis_url: str, key_prefix: str) -> Iterator[World]:
     with points():
         world = World(pg_url, redis_url, key_prefix)
-        yield world
-        world.close()
+        try:
+            yield world
+        finally:
+            world.close()
 
 
 def play(schedule: Callable[[World], None], world: World) -> None:
@@ -1442,10 +1451,22 @@ def test_the_protocol_survives(schedule: Callable[[World], None], world: World) 
     [(schedule, name) for schedule, mutants in PLAYED.items() for name in mutants],
     ids=lambda item: item if isinstance(item, str) else item.__name__,
 )
-def test_the_weaker_variant_does_not(schedule: Callable[[World], None], mutant: str, world: World) -> None:
-    with PLAYED[schedule][mutant](), pytest.raises(AssertionError) as failure:
-        play(schedule, world)
-    assert not isinstance(failure.value, Deviated), f"the schedule was not played: {failure.value}"
+def test_the_weaker_variant_does_not(
+    schedule: Callable[[World], None], mutant: str, postgres_server: PrivatePostgres, redis_url: str
+) -> None:
+    def failure() -> AssertionError | None:
+        url = postgres_server.create_database(f"weaker_{secrets.token_hex(6)}")
+        try:
+            with world_on(url, redis_url, secrets.token_hex(6)) as world, PLAYED[schedule][mutant]():
+                play(schedule, world)
+        except AssertionError as found:
+            return found
+        return None
+
+    # A read that a slow machine sends past Redis is right by accident.
+    found = next(filter(None, (failure() for _ in range(3))), None)
+    assert found is not None, "the weaker variant came through"
+    assert not isinstance(found, Deviated), f"the schedule was not played: {found}"
 
 
 def test_an_actor_that_is_left_behind_runs_no_further(world: World) -> None:
