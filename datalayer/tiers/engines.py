@@ -59,7 +59,12 @@ def open_engine(
             options["connect_args"]["connect_timeout"] = max(2, round(connect_timeout))  # whole seconds, two at least
     elif parsed.get_backend_name() != "sqlite":
         options["pool_pre_ping"] = pool_pre_ping
+    quiet = parsed.get_driver_name() == "psycopg"
+    if quiet:
+        options["pool_reset_on_return"] = None
     engine = _create(parsed, options)
+    if quiet:
+        sa.event.listen(engine, "reset", _roll_back)
     if isinstance(engine.pool, Pool):
         jitter = min(pool_max_lifetime_jitter, pool_max_lifetime / 2)
         engine.pool.manners = Manners(
@@ -70,6 +75,12 @@ def open_engine(
             looks=pool_pre_ping,
         )
     return engine, folder
+
+
+def _roll_back(connection: Any, _record: Any, state: Any) -> None:
+    """End what a connection that comes back has left open. Most have left nothing, which the driver knows by itself."""
+    if not state.terminate_only and connection.pgconn.transaction_status:
+        connection.rollback()
 
 
 def _create(url: URL, options: dict[str, Any]) -> sa.Engine:

@@ -143,6 +143,18 @@ def test_the_look_before_use_can_be_switched_off(pg_url: str) -> None:
             session.scalar(sa.select(1))
 
 
+def test_what_a_connection_left_open_is_rolled_back_when_it_comes_back(pg_url: str) -> None:
+    with DataLayer(pg_url, models=[Pooled], pool_size=1, pool_min=0) as layer:
+        Pooled.metadata.create_all(layer.engine)
+        raw = layer.engine.raw_connection()
+        raw.cursor().execute("INSERT INTO pooled VALUES (1)")
+        raw.close()
+        with layer.engine.connect() as connection:
+            connection.execute(sa.insert(Pooled).values(id=2))
+        with layer.engine.connect() as connection:
+            assert connection.scalars(sa.select(Pooled.id)).all() == []
+
+
 def test_only_connections_that_were_idle_for_long_are_asked(pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with DataLayer(pg_url, pool_health_check_period=0) as layer:
         hold(layer, 1)
