@@ -132,6 +132,10 @@ class Caches:
         """Whether PostgreSQL hides rows of a table by role."""
         return self.engine.dialect.name == "postgresql" and bool(self._is_secured(table))
 
+    def hides_rows_of(self, schema: Schema) -> bool:
+        """The same for any table of a shape: its rows depend on what the application's transactions have set."""
+        return any(self.hides_rows(cast(sa.Table, table)) for table in schema.mapper.tables)
+
     def forget_catalog(self) -> None:
         """The schema of the database changed: look again at what depended on it."""
         self.results.forget_plans()

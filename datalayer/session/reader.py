@@ -156,7 +156,7 @@ class Reader:
         """The row under ``id`` by way of the tiers, ABSENT, or None for "a session must answer"."""
         level = self._level(consistency)
         key = self.key(id)
-        if key is None or self._rows is None or self._heard:
+        if key is None or self._rows is None or self._heard or self._caches.hides_rows_of(self.schema):
             return None
         rows, schema = self._rows, self.schema
         ladder = self._caches.ladder(schema)
@@ -260,6 +260,8 @@ class Reader:
         ladder = self._caches.ladder(self.schema) if rows is not None else None
         if rows is None or ladder is None or self._heard or level == "database" or None in keys.values():
             return self._many_by_session(wanted, consistency)
+        if self._caches.hides_rows_of(self.schema):
+            return self._many_by_session(wanted, consistency)
         wanted_keys: list[Any] = list(keys.values())
         read = partial(ladder.read_many, self.schema, wanted_keys, rows.many, local=level == "cached")
         stale = self._stale(ladder, level)
@@ -276,6 +278,8 @@ class Reader:
         level, caches, rows = self._level(consistency), self._caches, self._rows
         ladder = caches.ladder(self.schema) if rows is not None else None
         if rows is None or ladder is None or self._heard or level == "database" or not self._lazy:
+            return None
+        if caches.hides_rows_of(self.schema):
             return None
         query = caches.results.query(statement, self.schema, ladder)
         if isinstance(query, Reason):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped
 
-from datalayer import CachePolicy, ConfigError, DataLayer, Model, WriteMode, column
+from datalayer import CachePolicy, ConfigError, DataLayer, Model, Session, WriteMode, column
 from datalayer.testing.counting import Statements
 
 tenant: list[str | None] = [None]
@@ -85,6 +87,57 @@ def test_a_table_with_row_level_security_is_cached_for_each_scope(pg_url: str) -
             tenant[0] = "b"
             rows.get(1)
             assert statements.taken() == 1
+
+
+@pytest.fixture
+def tenant_url(pg_url: str) -> Iterator[str]:
+    """The database as a role sees it that only sees rows of the tenant which its transaction names."""
+    role = f"app_{secrets.token_hex(4)}"
+    admin = sa.create_engine(pg_url)
+    Model.metadata.create_all(admin, tables=[Rented.__table__])  # type: ignore[list-item]
+    with admin.begin() as connection:
+        for text in (
+            f"CREATE ROLE {role} LOGIN",
+            f"GRANT ALL ON scope_rented TO {role}",
+            "ALTER TABLE scope_rented ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY own ON scope_rented USING (name = current_setting('app.tenant', true))",
+            "INSERT INTO scope_rented VALUES (1, 'a'), (2, 'b')",
+        ):
+            connection.execute(sa.text(text))
+    yield sa.make_url(pg_url).set(username=role).render_as_string(hide_password=False)
+    with admin.begin() as connection:
+        connection.execute(sa.text(f"DROP OWNED BY {role}"))
+        connection.execute(sa.text(f"DROP ROLE {role}"))
+    admin.dispose()
+
+
+def name_tenant(_session: Session, _transaction: object, connection: sa.Connection) -> None:
+    connection.execute(sa.text("SELECT set_config('app.tenant', :name, true)"), {"name": tenant[0]})
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("scoped", [True, False])
+def test_a_role_never_reads_what_a_policy_hides_from_its_tenant(tenant_url: str, scoped: bool) -> None:
+    options: dict[str, Any] = {"cache_scope": lambda: tenant[0]} if scoped else {}
+    sa.event.listen(Session, "after_begin", name_tenant)
+    try:
+        with DataLayer(tenant_url, models=[Rented], **options) as layer:
+            rows = layer.repository(Rented)
+            for tenant[0] in ("a", "b", "a", "b"):
+                mine, others = (1, 2) if tenant[0] == "a" else (2, 1)
+                for _ in range(2):
+                    assert rows.get_one(mine).name == tenant[0]
+                    assert rows.get(others) is None
+                    assert rows.get(others, consistency="database") is None
+                    assert list(rows.get_many([1, 2])) == [mine]
+                    assert [row.id for row in rows.search()] == [mine]
+                    assert [row.id for row in rows.search_cached()] == [mine]
+                    with layer.session() as session:
+                        assert session.get_one(Rented, mine, with_for_update=True).name == tenant[0]
+                        assert session.get(Rented, others) is None
+                        assert session.get(Rented, others, with_for_update=True) is None
+    finally:
+        sa.event.remove(Session, "after_begin", name_tenant)
 
 
 def test_scopes_and_write_behind_do_not_go_together() -> None:
