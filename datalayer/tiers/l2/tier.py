@@ -210,7 +210,9 @@ class RedisTier:
         return _believed(value, frame) if frame is not None else None
 
     def fill(self, key: Key, lease: Lease, entry: bytes, ttl: float) -> None:
-        self.fill_many([Fill(key, lease, entry, ttl)])
+        if entry or lease.births:
+            place = self._wire.place_of(f"{key.space}:{key.id}")
+            self._wire.post(place, self._fill_call(place, lease.stand, [Fill(key, lease, entry, ttl)]))
 
     def fill_many(self, fills: Sequence[Fill]) -> None:
         fills = [fill for fill in fills if fill.entry or fill.lease.births]
