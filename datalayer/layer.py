@@ -42,7 +42,7 @@ from .session.session import Session
 from .session.transactions import Begin, Terms, run
 from .tiers.census import collect
 from .tiers.l3 import row_reader
-from .tiers.ladder import Row
+from .tiers.needs import Row
 from .tiers.pool import open_now
 from .tiers.vigil import Vigil
 from .transaction import Transaction

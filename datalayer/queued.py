@@ -18,7 +18,7 @@ from .models.quiet import leaves_no_values
 from .repository import OneShotRepository, check_attributes, found_or_raise, soft_delete_column
 from .session.reader import Reader
 from .session.session import Session
-from .tiers.ladder import Row
+from .tiers.needs import Row
 from .writes.behind import Behind
 from .writes.rows import whole_row
 

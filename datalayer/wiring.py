@@ -54,8 +54,9 @@ from .tiers.failures import Failures
 from .tiers.images import images_of
 from .tiers.l1 import L1
 from .tiers.l3 import row_security
-from .tiers.ladder import FOREVER, Ladder, Lives
+from .tiers.ladder import Ladder
 from .tiers.metered import MeteredTier
+from .tiers.needs import FOREVER, Lives
 from .tiers.null import NullTier
 from .tiers.pool import Janitor
 from .tiers.replica import Replica

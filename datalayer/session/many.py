@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..models.schema import Schema
-from ..tiers.ladder import Ladder, Row
+from ..tiers.ladder import Ladder
+from ..tiers.needs import Row
 from .reads import NO_SUCH_ROW, execute_raw, instance_of, listens, may_use_tiers
 from .session import Session
 

@@ -18,7 +18,8 @@ from ..models.copying import own_row
 from ..models.schema import Schema
 from ..query.depends import Reason
 from ..tiers.l3 import Loader, RowReader
-from ..tiers.ladder import Ladder, Row
+from ..tiers.ladder import Ladder
+from ..tiers.needs import Row
 from ..tiers.stale import Stale
 from .caches import Caches
 from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker

@@ -17,7 +17,8 @@ from sqlalchemy.orm.base import LoaderCallableStatus, PassiveFlag
 from ..contracts.coherence import Absent
 from ..models.copying import own_row
 from ..models.schema import Schema, schema_of
-from ..tiers.ladder import Ladder, Row
+from ..tiers.ladder import Ladder
+from ..tiers.needs import Row
 
 if TYPE_CHECKING:
     from .session import Session

@@ -24,7 +24,8 @@ from ..errors import DecodeError, EncodeError
 from ..models.schema import Schema
 from ..query.depends import Plan, Reason, digest_of, plan
 from ..tiers.l1 import L1
-from ..tiers.ladder import Ladder, Single
+from ..tiers.ladder import Ladder
+from ..tiers.needs import Single
 
 Keys = list[tuple[Any, ...]]
 

@@ -16,7 +16,8 @@ from sqlalchemy.sql.elements import BinaryExpression, BindParameter
 from ..crypto.column import BlindMatch
 from ..models.copying import own_row
 from ..models.schema import KEY_TYPES, Projection, Schema, schema_of
-from ..tiers.ladder import Ladder, Row
+from ..tiers.ladder import Ladder
+from ..tiers.needs import Row
 from .reads import InSession, execute_raw
 
 if TYPE_CHECKING:

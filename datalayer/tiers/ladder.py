@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..codecs.entry import EntryCodec, Section
@@ -27,12 +26,9 @@ from ..contracts.keys import parse_key
 from ..contracts.pauses import point
 from ..contracts.tier import Busy, Fill, Found, Key, Lease, Met, Queued, SharedTier
 from ..errors import DecodeError, EncodeError
-from ..models.schema import Projection, Schema
+from ..models.schema import Schema
 from .l1 import L1, estimate_size
-
-KeyText = Callable[[tuple[Any, ...]], str]
-
-FOREVER = [inf]
+from .needs import FOREVER, Backlog, Gate, KeyText, Lives, Load, LoadMany, Nobody, Row, Single
 
 #: Rows whose entry is larger than this many bytes are validated instead of fetched again by strict reads.
 LARGE = 1024
@@ -49,140 +45,6 @@ _COLD = 32
 
 #: Seconds between looks at a key that somebody else is filling; a quarter of a second in all.
 _PATIENCE = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
-
-
-class Load(Protocol):
-    """Reads one row from the database. ``proves``: :meth:`proved` may be called."""
-
-    proves: bool
-
-    def __call__(self, key: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
-
-    def proved(self, key: tuple[Any, ...], xids: Sequence[str]) -> tuple[bool, tuple[Any, ...] | None]:
-        """The row, and whether these transactions had ended in the very snapshot that it was read in."""
-
-
-LoadMany = Callable[[Sequence[tuple[Any, ...]]], Mapping[tuple[Any, ...], tuple[Any, ...]]]
-
-
-class Backlog(Protocol):
-    """The queued writes of one space, as far as this process knows them."""
-
-    def newest(self, key: tuple[Any, ...], *, vouched: bool) -> tuple[Any, ...] | Absent | None:
-        """The row that a queued write of this process leaves, in the order of ``schema.full``; None: ask the database.
-
-        ``vouched``: the shared tier has just said that it shows nothing queued for the key.
-        """
-
-    def settle(self, key: tuple[Any, ...]) -> None:
-        """Wait, not for ever, until the database has what is queued for the key."""
-
-
-class Single(Protocol):
-    """What the ladder needs of single-flight: see :class:`datalayer.coherence.flights.Flights`."""
-
-    def lead(self, key: Hashable) -> bool: ...
-
-    def land(self, key: Hashable) -> None: ...
-
-    def reset_after_fork(self) -> None: ...
-
-
-class Nobody:
-    """Single-flight switched off."""
-
-    def lead(self, key: Hashable) -> bool:
-        return True
-
-    def land(self, key: Hashable) -> None:
-        """Nobody waits."""
-
-    def reset_after_fork(self) -> None:
-        """Nobody waits."""
-
-
-class Row(NamedTuple):
-    """A row on its way to the caller: values in the order of ``projection``, and the tier that had it.
-
-    The values belong to the tier: copy what is mutable before handing it out.
-    """
-
-    values: tuple[Any, ...]
-    projection: Projection
-    tier: str
-
-
-class Gate(Protocol):
-    """What the ladder needs of the coherence room: see :class:`datalayer.coherence.guard.Guard`."""
-
-    refused: int
-
-    def ticket(self, key: Hashable) -> Any | None: ...
-
-    def put(
-        self,
-        key: Hashable,
-        ticket: Any,
-        value: Any,
-        *,
-        ttl: float | None = None,
-        size: int = 0,
-        max_life: float | None = None,
-        prefix: bytes | None = None,
-        until: float = inf,
-    ) -> bool: ...
-
-    def finished(self, key: Hashable) -> None: ...
-
-    def drop_key(self, key: Hashable) -> None: ...
-
-    def drop_all(self) -> None: ...
-
-    def drop_absent(self) -> None: ...
-
-    def tickets(self) -> Any | None: ...
-
-    def free(self, keys: Sequence[Hashable]) -> Sequence[Hashable]: ...
-
-    def put_many(
-        self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]], until: float = inf
-    ) -> None: ...
-
-    def glance(self) -> Any | None: ...
-
-    def put_seen(
-        self,
-        key: Hashable,
-        glance: Any,
-        value: Any,
-        *,
-        size: int = 0,
-        max_life: float | None = None,
-        until: float = inf,
-    ) -> bool: ...
-
-    def reserve(self, keys: Iterable[Hashable]) -> Any: ...
-
-    def begin(self, change: Change) -> None: ...
-
-    def end(self, change: Change, kept: Sequence[tuple[Any, ...]] = ()) -> None: ...
-
-    def reset_after_fork(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Lives:
-    """How long values live, in seconds, and whether each tier takes part.
-
-    ``beside``: how long L1 may serve what was read without a look at the marks of a shared tier that others use,
-    counted from before the read; None when there is no such tier.
-    """
-
-    l2: float
-    negative: float
-    beside: float | None = None
-    use_l1: bool = True
-    use_l2: bool = True
 
 
 class Ladder:

@@ -15,7 +15,8 @@ from ..contracts.coherence import Absent
 from ..errors import L3UnavailableError, PoolTimeout
 from ..models.schema import Schema
 from ..observe.logs import StateLog
-from .ladder import FOREVER, Ladder, Row
+from .ladder import Ladder
+from .needs import FOREVER, Row
 
 log = logging.getLogger("datalayer.l3")
 

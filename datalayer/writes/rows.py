@@ -10,7 +10,7 @@ from ..errors import InvalidModelError
 from ..models.columns import column_flags, utc_now
 from ..models.copying import own_row
 from ..models.schema import Schema
-from ..tiers.ladder import Row
+from ..tiers.needs import Row
 
 Newest = Callable[[], Row | Absent]
 
