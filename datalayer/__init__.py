@@ -8,6 +8,8 @@ The map of the house: ``layer`` opens everything; ``repository`` and ``session``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .config.settings import Settings
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
@@ -25,8 +27,10 @@ from .query.page import Page
 from .repository import Repository
 from .session.session import Session
 from .session.snapshots import Snapshot
-from .tables.layers import Layers
 from .transaction import Transaction
+
+if TYPE_CHECKING:
+    from .tables.layers import Layers
 
 __version__ = "0.1.0"
 
@@ -58,3 +62,12 @@ __all__ = [
     "explain",
     *_errors,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # An annex that most applications never enter.
+    if name != "Layers":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .tables.layers import Layers
+
+    return Layers
