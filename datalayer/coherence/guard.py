@@ -248,7 +248,7 @@ class Guard:
 
     def _drop(self, change: Change) -> None:
         self._changes += 1
-        if change.whole:
+        if change.whole or change.reborn:
             self._era += 1
             self._l1.clear()
         for key in change.keys:

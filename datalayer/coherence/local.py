@@ -251,4 +251,5 @@ def change_for(space: Space, written: WriteSet) -> Change:
     return Change(
         keys=frozenset(key[0] if len(key) == 1 else key for key in keys),
         births=not space.tables.isdisjoint(written.births),
+        reborn=not space.tables.isdisjoint(written.reborn),
     )

@@ -37,15 +37,18 @@ class WriteSet:
 
     Tables are named by ``Table.fullname``. ``keys``: exact primary keys by base table. ``extent``: the tables that
     those keys' rows consist of. ``tables``: changed in rows that are not known. ``births``: got rows whose keys are not
-    known. ``deleted``, ``rekeyed``: tables whose foreign keys may cascade. ``everything``: no idea what changed.
-    ``strange``: the transaction changed its own isolation. ``values``: (table, column, value) before and after, for the
-    columns that cached queries ask by; ``vague``: tables of ``extent`` of which they are not known.
+    known. ``reborn``: got rows under keys that were given, but are not known here; that others have deleted earlier
+    rows under those keys, this process may not have heard yet. ``deleted``, ``rekeyed``: tables whose foreign keys may
+    cascade. ``everything``: no idea what changed. ``strange``: the transaction changed its own isolation. ``values``:
+    (table, column, value) before and after, for the columns that cached queries ask by; ``vague``: tables of ``extent``
+    of which they are not known.
     """
 
     keys: dict[str, set[tuple[Any, ...]]] = field(default_factory=dict)
     extent: dict[str, set[str]] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     births: set[str] = field(default_factory=set)
+    reborn: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     rekeyed: set[str] = field(default_factory=set)
     values: set[tuple[str, str, Any]] = field(default_factory=set)
@@ -68,11 +71,12 @@ class WriteSet:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A write set as one space sees it: some keys, or everything in it, or only new rows."""
+    """A write set as one space sees it: some keys, or everything in it, or only new rows, ``reborn`` ones perhaps."""
 
     keys: frozenset[Hashable] = frozenset()
     whole: bool = False
     births: bool = False
+    reborn: bool = False
 
     def __bool__(self) -> bool:
         return self.whole or self.births or bool(self.keys)

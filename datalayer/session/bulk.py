@@ -136,8 +136,7 @@ class Noted:
                 written.touch(self._schema.space, key, self._schema.tables)
             return
         self._left = -1
-        if not self._births_only:
-            written.tables.update(self._schema.tables)
+        (written.reborn if self._births_only else written.tables).update(self._schema.tables)
 
     def _exact(self, key: Row) -> bool:
         """Whether the database will read these very values back: text in a number's place would be another key."""

@@ -1,7 +1,8 @@
 """What a compiled statement writes, worked out once per compiled object.
 
 A statement that pins the primary key by literals changes known rows; any other UPDATE or DELETE may change every row
-of its table; a plain INSERT changes no row that exists. If unsure, the answer is the larger one.
+of its table; a plain INSERT changes no row that exists, but may bring one back that was deleted. If unsure, the answer
+is the larger one.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ _ISOLATION = re.compile(
 
 
 class Write(NamedTuple):
-    """One table that a statement writes. ``pins``: the bind parameter that holds its primary key, if one does."""
+    """One table that a statement writes. ``pins``: the bind parameter that holds its primary key, if one does.
+    ``gives``: an INSERT that names keys; those that the database or a default makes are new."""
 
     kind: str  # "insert" | "update" | "delete" | "upsert"
     table: str | None
     pins: str | None
     rekeys: bool
+    gives: bool = False
 
 
 def writes_of(compiled: Any) -> Sequence[Write]:
@@ -85,12 +88,30 @@ def _write(statement: UpdateBase, compiled: Any) -> Write:
     pins = _pinned(statement, table, compiled.bind_names) if compiled is not None else None
     if isinstance(statement, Insert):
         plain = getattr(statement, "_post_values_clause", None) is None and not statement._prefixes
-        return Write("insert" if plain else "upsert", table.fullname, None, False)
+        if not plain:
+            return Write("upsert", table.fullname, None, False)
+        pins, gives = _given(statement, table, compiled)
+        return Write("insert", table.fullname, pins, False, gives)
     if isinstance(statement, Delete):
         return Write("delete", table.fullname, pins, False)
     assert isinstance(statement, Update)
     rekeys = _sets_key(statement, table)
     return Write("update", table.fullname, None if rekeys else pins, rekeys)
+
+
+def _given(statement: Any, table: sa.Table, compiled: Any) -> tuple[str | None, bool]:
+    """The bind parameter that holds the key of a new row, if one does, and whether keys are given at all."""
+    keys = {column.key for column in table.primary_key}
+    if compiled is None or statement._multi_values:
+        return None, True
+    if statement._select_names:
+        return None, not keys.isdisjoint(statement._select_names)
+    values = {getattr(column, "key", column): value for column, value in (statement._values or {}).items()}
+    if keys.isdisjoint([*values, *(compiled.column_keys or ())]):
+        return None, False
+    (name, *more) = keys
+    literal = name not in values or isinstance(values[name], BindParameter)
+    return (name if literal and not more else None), True
 
 
 def _sets_key(statement: Update, table: sa.Table) -> bool:

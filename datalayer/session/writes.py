@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from ..coherence.touched import MOST_KEYS
 from ..contracts.causal import Token
 from ..contracts.coherence import Image, Outcome, WriteSet
 from ..contracts.pauses import point
@@ -197,17 +198,19 @@ class WriteTracker:
             written.deleted.add(write.table)
         if write.rekeys:
             written.rekeyed.add(write.table)
-        if write.kind == "insert":
-            written.births.add(write.table)
-            return
         keys = self._keys(write, parameters)
-        if keys is None:
+        if keys is not None:
+            for key in keys:
+                written.touch(write.table, key, (write.table,))
+        elif write.kind == "insert":
+            written.births.add(write.table)
+            written.reborn.update([write.table] if write.gives else ())
+        else:
             written.tables.add(write.table)
-            return
-        for key in keys:
-            written.touch(write.table, key, (write.table,))
 
     def _keys(self, write: Write, parameters: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Any, ...]] | None:
+        if write.kind == "insert" and len(parameters) > MOST_KEYS:  # one tag for all of them is cheaper
+            return None
         kind = self._key_type(write.table) if write.pins and write.table else None
         return pinned_keys(write, parameters, kind) if kind is not None else None
 

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from math import inf
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from datalayer.coherence.local import Coherence
 from datalayer.coherence.marks import Marker
 from datalayer.coherence.strict import Strict
 from datalayer.contracts.coherence import Change, Outcome
-from datalayer.session import reads
+from datalayer.session import classify, reads
 from datalayer.session.writes import WriteTracker
 from datalayer.testing.faults import Moving, RedisPair, terminate_backends
 from datalayer.testing.proxy import TcpProxy
@@ -802,6 +803,29 @@ def a_process_reads_what_it_has_written(world: World) -> None:
     assert hit(w) == 2
 
 
+def _bring_back(world: World, insert: Any) -> None:
+    """A process inserts a row that it still holds in memory: it has not heard yet that another one has deleted it."""
+    w, r = world.pair()
+    assert hit(r) == 0
+    with w.layer.engine.begin() as connection:
+        connection.execute(I.delete().where(I.c.id == 1))
+    w.sync()
+    with r.layer.engine.begin() as connection:
+        connection.execute(insert)
+    r.sync()
+    assert hit(r) == 7
+
+
+def a_process_reads_the_row_that_it_has_brought_back(world: World) -> None:
+    _bring_back(world, I.insert().values(id=1, n=7, tag="t1"))
+
+
+def a_process_reads_rows_that_it_has_brought_back_by_the_batch(world: World) -> None:
+    _bring_back(
+        world, I.insert().from_select(["id", "n", "tag"], sa.select(sa.literal(1), sa.literal(7), sa.literal("t1")))
+    )
+
+
 def a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits(world: World) -> None:
     w, _ = world.pair()
     writer = writing(w).until("write.before_commit")
@@ -1157,6 +1181,10 @@ def _without_drop(original: Any, self: Guard, change: Change) -> None:
     self._changes += 1
 
 
+def _reborn_are_born(original: Any, self: Guard, change: Change) -> None:
+    original(self, replace(change, reborn=False))
+
+
 def _put_keeps(original: Any, self: Guard, key: Any, ticket: Any, value: Any, **how: Any) -> bool:
     with self._lock:
         if self._valid(key, ticket, False):
@@ -1371,6 +1399,12 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     a_batch_that_redis_did_not_answer_is_not_followed_by_an_older_row: {"it takes nothing away": NOT_FINISHED},
     a_read_beside_a_commit_of_its_own_process_is_not_followed_by_an_older_one: {"it takes nothing away": NOT_FINISHED},
     a_process_reads_what_it_has_written: {"own writes drop nothing": around(Guard, "_drop", _without_drop)},
+    a_process_reads_the_row_that_it_has_brought_back: {
+        "an INSERT changes no row that exists": method(classify, "_given", lambda *_: (None, False)),
+    },
+    a_process_reads_rows_that_it_has_brought_back_by_the_batch: {
+        "rows that are born anew drop nothing": around(Guard, "_drop", _reborn_are_born),
+    },
     a_reader_of_the_writer_s_process_keeps_nothing_while_it_commits: {
         "no mark in the process, none in Redis": both(
             NO_MARK,
