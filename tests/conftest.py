@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from datalayer.testing.servers import (
     MemcachedServer,
     PostgresServer,
+    PrivatePostgres,
     RedisServer,
     ServerDead,
     ServersMissing,
@@ -48,11 +49,17 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 class Servers:
-    """The servers of this run by kind: found once, in the controller when there are workers, stopped at its end."""
+    """The servers of this run by kind: found once, in the controller when there are workers, stopped at its end.
+
+    Workers share them, except a PostgreSQL that was started for the run: each has its own, because transactions of one
+    worker's tests would keep the epochs of another's from being settled.
+    """
 
     def __init__(self) -> None:
         self.found: dict[str, Server] = {}
         self.missing: dict[str, str] = {}
+        self._more: list[Server] = []
+        self._workers = 0
 
     def get(self, kind: str) -> Server:
         """Return the server or skip the test with the list of sources tried."""
@@ -70,7 +77,7 @@ class Servers:
             self.missing[kind] = str(missing)
 
     def stop(self) -> None:
-        for server in self.found.values():
+        for server in (*self.found.values(), *self._more):
             server.stop()
 
     def lines(self) -> list[str]:
@@ -78,7 +85,12 @@ class Servers:
         return found + [f"{kind}: none" for kind in self.missing]
 
     def to_worker(self) -> dict[str, dict[str, tuple[str, str]] | dict[str, str]]:
-        return {"found": {k: (s.url, s.source) for k, s in self.found.items()}, "missing": self.missing}
+        found = dict(self.found)
+        if self._workers and isinstance(found.get("postgres"), PrivatePostgres):
+            found["postgres"] = _FINDERS["postgres"]()
+            self._more.append(found["postgres"])
+        self._workers += 1
+        return {"found": {k: (s.url, s.source) for k, s in found.items()}, "missing": self.missing}
 
     @classmethod
     def from_controller(cls, sent: dict[str, dict[str, tuple[str, str]]]) -> Servers:
@@ -153,7 +165,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
-    """The run's PostgreSQL, shared by all tests and workers: do not stop it; faults need ``start_postgres()``."""
+    """This worker's PostgreSQL, shared by its tests (and by all workers if it was not started for the run): do not stop
+    it; faults need ``start_postgres()``."""
     server = pytestconfig.stash[_SERVERS].get("postgres")
     assert isinstance(server, PostgresServer)
     return server

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped
 
 from datalayer import DataLayer, Model, column
+from datalayer.models.schema import schema_of
 from datalayer.testing.servers import start_redis
 
 
@@ -29,12 +30,28 @@ class Pairing(Model):
 
 
 def eventually(condition: Callable[[], Any]) -> bool:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60  # nothing is kept while older transactions run, of other tests too
     while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
+
+
+def hold(layer: DataLayer, model: type, ids: list[Any]) -> Any:
+    """A repository of rows that Redis has by now."""
+    rows = layer.repository(model)
+    rows.get_many(ids)
+    ladder = layer.caches.ladder(schema_of(sa.inspect(model)))
+    assert ladder is not None
+
+    def held() -> bool:
+        before = ladder.counts["l2_hits"]
+        rows.get_many(ids, consistency="shared")
+        return ladder.counts["l2_hits"] - before == len(ids)
+
+    assert eventually(held)
+    return rows
 
 
 class Outsider:
@@ -74,7 +91,8 @@ def layer_of(pg_url: str, redis_url: str, key_prefix: str) -> Iterator[Any]:
     layers: list[DataLayer] = []
 
     def make(**options: Any) -> DataLayer:
-        given = {"redis": redis_url, "key_prefix": key_prefix} | options
+        at_leisure = {"fence_lease": 20.0, "l1_lease": 10.0, "redis_timeout": 2.0}
+        given = {"redis": redis_url, "key_prefix": key_prefix} | at_leisure | options
         layers.append(DataLayer(pg_url, models=[Outside, Pairing], **given))
         return layers[-1]
 
@@ -88,8 +106,7 @@ def test_a_row_that_is_announced_is_read_anew_and_others_are_not(
 ) -> None:
     channel = f"{key_prefix}:news"
     layer = layer_of(invalidation_channel=channel)
-    things, pairs = layer.repository(Outside), layer.repository(Pairing)
-    things.get_many([1, 2]), pairs.get_many([("a", 1), ("a", 2)])
+    things, pairs = hold(layer, Outside, [1, 2]), hold(layer, Pairing, [("a", 1), ("a", 2)])
     outsider.write("UPDATE outside_rows SET name = 'new'")
     outsider.write("UPDATE outside_pairs SET name = 'new'")
     pair = next(iter(layer._parts.announcements._models()))._key_text(("a", 1))
@@ -104,8 +121,7 @@ def test_a_whole_table_can_be_announced_and_what_no_pattern_names_is_ignored(
     layer_of: Any, outsider: Outsider, key_prefix: str
 ) -> None:
     layer = layer_of(invalidation_patterns=["outside_rows:*"])
-    things, pairs = layer.repository(Outside), layer.repository(Pairing)
-    things.get_many([1, 2]), pairs.get(("a", 1))
+    things, pairs = hold(layer, Outside, [1, 2]), hold(layer, Pairing, [("a", 1)])
     outsider.write("UPDATE outside_rows SET name = 'new'")
     outsider.write("UPDATE outside_pairs SET name = 'new'")
     heard = layer._parts.announcements
