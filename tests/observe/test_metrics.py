@@ -27,8 +27,10 @@ class Measured(Model):
 def fill(layer: DataLayer, count: int = 3) -> None:
     """Rows that no cache has."""
     Model.metadata.create_all(layer.engine, tables=[Measured.__table__])  # type: ignore[list-item]
-    with layer.engine.begin() as connection:
+    engine = sa.create_engine(layer.engine.url)  # past the layer, which would leave the rows in its caches
+    with engine.begin() as connection:
         connection.execute(sa.insert(Measured), [{"id": i, "name": f"n{i}"} for i in range(1, count + 1)])
+    engine.dispose()
 
 
 @pytest.fixture
