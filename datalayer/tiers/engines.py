@@ -59,7 +59,7 @@ def open_engine(
             options["connect_args"]["connect_timeout"] = max(2, round(connect_timeout))  # whole seconds, two at least
     elif parsed.get_backend_name() != "sqlite":
         options["pool_pre_ping"] = pool_pre_ping
-    quiet = parsed.get_driver_name() == "psycopg"
+    quiet = parsed.drivername == "postgresql+psycopg"
     if quiet:
         options["pool_reset_on_return"] = None
     engine = _create(parsed, options)

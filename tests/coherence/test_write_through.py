@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped
 
 from datalayer import CachePolicy, DataLayer, Model, WriteMode, column
+from datalayer.contracts.causal import parse_token
 from datalayer.contracts.pauses import pause_at
 from datalayer.testing.counting import Statements
+from datalayer.testing.servers.cluster import wait_until
 from datalayer.tiers import images
 
 Twins = Callable[..., tuple[DataLayer, DataLayer]]
@@ -147,17 +150,16 @@ def test_what_others_announce_while_a_write_commits_is_not_overwritten(two: tupl
     settled(one)
     entries = one.repository(Entry)
     entries.create(Entry(id=1, text="one"))
-    bus = one._parts.authority.bus  # type: ignore[union-attr]
+    authority: Any = one._parts.authority
     done = []
 
     def overtake() -> None:
         if not done:
             done.append(1)
-            heard = bus.messages
             with other.begin() as session:
                 session.execute(sa.update(Entry).where(Entry.id == 1).values(text="three"))
-            while bus.messages == heard:
-                pass
+            token = parse_token(session.causal_token)
+            wait_until("it is heard", lambda: authority.caught_up(token))
 
     with pause_at("write.after_commit", overtake), one.begin() as session:
         session.get_one(Entry, 1).text = "two"
