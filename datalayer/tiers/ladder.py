@@ -187,8 +187,7 @@ class Ladder:
         """The row from the database, while a transaction of this process that wrote it is being committed."""
         self.counts["bypassed"] += 1
         row = self._past_caches(schema, key, load)
-        if self.guard.ticket(name) is not None:  # not any more: see _leave
-            self.guard.finished(name)
+        self.guard.finished(name)  # see _leave; the writer's own row may be older by now, too
         return row
 
     def _alone(self, schema: Schema, key: tuple[Any, ...], name: Hashable, ticket: Any, load: Load) -> Row | Absent:
@@ -481,9 +480,8 @@ class Ladder:
                 rows[key] = Row(values, full, "l3")
             if leases:
                 self._fill_many(schema, leases, loaded)
-        for key in set(missing).difference(keep):  # after they are read: see _leave
-            if self.guard.ticket(_name(key)) is not None:
-                self.guard.finished(_name(key))
+        for key in set(missing).difference(keep):  # after they are read: see _leave and _bypassed
+            self.guard.finished(_name(key))
         if self.use_l1 and tickets is not None:
             until = inf if self.use_l2 and self.l2.enabled else self._until_beside(began)
             self.guard.put_many(tickets, self._puts(schema, keep, rows, lives), until)
