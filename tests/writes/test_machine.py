@@ -36,7 +36,8 @@ class Queued(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name)
-        options: dict[str, Any] = {"journal": self.journal}
+        # What is queued is in sight for as long as the epoch lasts: a machine that stands still must not end it.
+        options: dict[str, Any] = {"journal": self.journal, "fence_lease": 20.0, "redis_timeout": 5.0}
         if self.journal == "file":
             options["journal_path"] = str(path / "j")
         url = self.url or f"sqlite:///{path / 'db'}"
