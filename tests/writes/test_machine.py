@@ -191,5 +191,5 @@ def nothing_of_its_own(patch: pytest.MonkeyPatch) -> None:
 def test_the_dict_notices_what_is_missing(monkeypatch: pytest.MonkeyPatch, mutate: Any) -> None:
     mutate(monkeypatch)
     with pytest.raises(Exception) as caught:  # noqa: PT011 -- hypothesis may group several
-        run("file", "", None, examples=60, steps=25, phases=(Phase.generate,))
+        run("file", "", None, examples=400, steps=25, phases=(Phase.generate,))
     assert isinstance(caught.value, AssertionError | ExceptionGroup)
