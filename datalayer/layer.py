@@ -105,7 +105,7 @@ class DataLayer:
         self._states = StateLog(log)
         self._vigil: Vigil | None = None
         if self.settings.health_check_period and (self.settings.redis or self._parts.engine.dialect.name != "sqlite"):
-            self._vigil = Vigil(self._parts.engine, self.settings.health_check_period, self._look)
+            self._vigil = Vigil("datalayer-health", self._parts.engine, self.settings.health_check_period, self._look)
         if not self.settings.redis and self._parts.engine.dialect.name != "sqlite":
             log.info("no Redis is configured%s", _ALONE)
         _layers.add(self)
@@ -187,8 +187,8 @@ class DataLayer:
         parts = self._parts
         self._lock = threading.Lock()
         self._states.reset_after_fork()
-        if self._vigil is not None:
-            self._vigil.reset_after_fork()
+        if self._vigil is not None and self._vigil.reset_after_fork():
+            self._vigil.start()
         parts.engine.dispose(close=False)
         if parts.reading is not None:
             parts.reading.dispose(close=False)

@@ -617,7 +617,7 @@ class _LadderMaker:
             eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
-            ladder.backlog = Backlog(self.behind, ladder.space)
+            ladder.overlays.backlog = Backlog(self.behind, ladder.space)
         self._coherence.register(ladder)
         if self.announcements is not None:
             self.announcements.start()

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from ..contracts.coherence import ABSENT, Change
+from ..contracts.tier import Keeping, Put
 
 _STRIPES = 1024
 
@@ -26,19 +27,9 @@ class LocalTier(Protocol):
 
     lock: Any
 
-    def put(
-        self,
-        key: Hashable,
-        value: Any,
-        *,
-        ttl: float | None = None,
-        size: int = 0,
-        max_life: float | None = None,
-        prefix: bytes | None = None,
-        until: float = inf,
-    ) -> None: ...
+    def put(self, key: Hashable, value: Any, **how: Unpack[Keeping]) -> None: ...
 
-    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]], until: float = inf) -> None: ...
+    def put_batch(self, items: Iterable[Put], until: float = inf) -> None: ...
 
     def drop(self, key: Hashable) -> bool: ...
 
@@ -102,22 +93,8 @@ class Guard:
             return None
         return ticket
 
-    def put(
-        self,
-        key: Hashable,
-        ticket: Ticket,
-        value: Any,
-        *,
-        ttl: float | None = None,
-        size: int = 0,
-        max_life: float | None = None,
-        prefix: bytes | None = None,
-        until: float = inf,
-    ) -> bool:
-        """Keep ``value`` iff nothing happened to ``key`` since ``ticket`` was taken; otherwise forget the key.
-
-        ``prefix`` names the value of the shared tier that it came from. It is not served after ``until``.
-        """
+    def put(self, key: Hashable, ticket: Ticket, value: Any, **how: Unpack[Keeping]) -> bool:
+        """Keep ``value`` iff nothing happened to ``key`` since ``ticket`` was taken; otherwise forget the key."""
         at = hash(key) % _STRIPES
         with self._lock:
             if (
@@ -131,7 +108,7 @@ class Guard:
                 self._l1.drop(key)
                 self._stripes[at] += 1
                 return False
-            self._l1.put(key, value, ttl=ttl, size=size, max_life=max_life, prefix=prefix, until=until)
+            self._l1.put(key, value, **how)
             self._stripes[at] += 1
             return True
 
@@ -146,22 +123,13 @@ class Guard:
         glance = Glance(self._changes, self._stripes.copy())
         return None if self._whole or self._newborn or self._marks else glance
 
-    def put_seen(
-        self,
-        key: Hashable,
-        glance: Glance,
-        value: Any,
-        *,
-        size: int = 0,
-        max_life: float | None = None,
-        until: float = inf,
-    ) -> bool:
+    def put_seen(self, key: Hashable, glance: Glance, value: Any, **how: Unpack[Keeping]) -> bool:
         """Keep ``value`` iff nothing at all happened in this space since ``glance``; otherwise forget the key."""
         at = hash(key) % _STRIPES
         with self._lock:
             good = self._changes == glance.changes and self._stripes[at] == glance.stripes[at] and not self.pending()
             if good:
-                self._l1.put(key, value, size=size, max_life=max_life, until=until)
+                self._l1.put(key, value, **how)
             else:
                 self.refused += 1
                 self._l1.drop(key)
@@ -177,16 +145,14 @@ class Guard:
         """The keys that no committing transaction has written."""
         return [key for key in keys if key not in self._marks] if self._marks else keys
 
-    def put_many(
-        self, tickets: Tickets, puts: Sequence[tuple[Hashable, Any, int, float | None]], until: float = inf
-    ) -> None:
-        """As :meth:`put` for a batch (key, value, size, max_life), each judged by its own stripe.
+    def put_many(self, tickets: Tickets, puts: Sequence[Put], until: float = inf) -> None:
+        """As :meth:`put` for a batch, each judged by its own stripe.
 
         All are judged before any stripe moves on: keys of one batch may share one. What is refused is forgotten.
         """
         stripes, seen = self._stripes, tickets.stripes
         with self._lock:
-            good: Sequence[tuple[Hashable, Any, int, float | None]] = ()
+            good: Sequence[Put] = ()
             if not self._whole and self._era == tickets.era:
                 good = [put for put in puts if stripes[at := hash(put[0]) % _STRIPES] == seen[at]]
                 if self._marks:

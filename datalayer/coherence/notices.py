@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from ..contracts.coherence import WriteSet
+from ..observe.daemon import Daemon
 
 log = logging.getLogger("datalayer.coherence")
 
@@ -52,11 +53,10 @@ class Notices:
         self._engine = engine
         self._silencer = silencer
         self._lock = threading.Lock()
-        self._stop = threading.Event()
         self._tables: dict[str, tuple[type, ...]] = {}
         self._suspended: dict[str, Any] = {}
         self._hears = False
-        self._thread: threading.Thread | None = None
+        self._daemon = Daemon("datalayer-notices", _run, weakref.ref(self))
 
     def watch(self, table: str, key_types: tuple[type, ...]) -> None:
         """From now on rows of this table (its full name) are cached only while outside writes are heard."""
@@ -65,11 +65,7 @@ class Notices:
                 return
             self._tables[table] = key_types
             self._suspended[table] = self._silencer.suspend(WriteSet(tables={table}))
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(
-                    target=_run, args=(weakref.ref(self), self._stop), name="datalayer-notices", daemon=True
-                )
-                self._thread.start()
+            self._daemon.start()
             hears = self._hears
         if hears:
             self._resume()
@@ -122,15 +118,13 @@ class Notices:
         return table, _keys(message.get("keys"), self._tables[table]) if table is not None else None
 
     def close(self) -> None:
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
+        self._daemon.close()
 
     def reset_after_fork(self) -> None:
         """The parent's thread and connection stay the parent's."""
         tables, self._tables = self._tables, {}
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._suspended, self._hears, self._thread = {}, False, None
+        self._daemon.reset_after_fork()
+        self._lock, self._suspended, self._hears = threading.Lock(), {}, False
         for table, key_types in tables.items():
             self.watch(table, key_types)
 

@@ -7,10 +7,30 @@ finds its own token (or the very value it extends) is stored: whoever deletes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from .fence import Stand
+
+#: How the prefix of a queued write begins.
+OVERLAY = b"O"
+
+#: A value for L1, as part of a batch: its key, the value, its size in bytes, and the longest that it may live.
+Put = tuple[Hashable, Any, int, float | None]
+
+
+class Keeping(TypedDict, total=False):
+    """How L1 is to keep a value.
+
+    For ``ttl`` seconds (None or nothing: the model's), never longer than ``max_life``, and not after the moment
+    ``until`` of L1's clock. ``size`` in bytes; ``prefix`` names the value of the shared tier that it was made of.
+    """
+
+    ttl: float | None
+    size: int
+    max_life: float | None
+    prefix: bytes | None
+    until: float
 
 
 class Key(NamedTuple):
@@ -27,6 +47,11 @@ class Found(NamedTuple):
     entry: bytes
     ttl: float
     prefix: bytes
+
+    @property
+    def queued(self) -> bool:
+        """Whether it shows what a write will leave that is not in the database yet."""
+        return self.prefix.startswith(OVERLAY)
 
 
 class Lease(NamedTuple):

@@ -25,7 +25,7 @@ def listed_rows(
 
     A strict result is one whose tags have not moved between the reading of its keys and of its rows.
     """
-    listed = results.listed(query, level, run, query.ladder.life if ttl is None else ttl)
+    listed = results.listed(query, level, run, query.ladder.lives.l2 if ttl is None else ttl)
     if level == "shared" and listed.guards is None:
         return None
     rows = fetch(listed.keys)

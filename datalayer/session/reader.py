@@ -67,7 +67,7 @@ class Reader:
             return self._compile_copying_get(ladder)
 
         def get(id: Any, consistency: Any = None) -> Any:
-            until = horizon[0]  # before the entry is found: see Ladder.look
+            until = horizon[0]  # before the entry is found: see Near.look
             try:
                 entry = find(id)
             except TypeError:  # unhashable
@@ -104,7 +104,7 @@ class Reader:
         kind, horizon = self.schema.key_types[0], ladder.horizon
 
         def look(id: Any, consistency: Any) -> Any:
-            until = horizon[0]  # before the entry is found: see Ladder.look
+            until = horizon[0]  # before the entry is found: see Near.look
             try:
                 entry = find(id)
             except TypeError:

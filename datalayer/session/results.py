@@ -202,7 +202,7 @@ class Results:
         )
 
     def _look(self, query: Query) -> Keys | None:
-        horizon = self._horizon[0]  # before the entry is found: see Ladder.look
+        horizon = self._horizon[0]  # before the entry is found: see Near.look
         entry = self.l1.index.get(query.digest)
         if entry is None:
             return None

@@ -143,7 +143,7 @@ def unique_rows(
     if len(rows) == 1:
         key = schema.key_of(rows[0])
         ladder.lookups.put(slot, key)
-        ladder.keep_seen(schema, key, glance, rows[0])
+        ladder.near.keep_seen(schema, key, glance, rows[0])
     return schema.full, [own_row(row) for row in rows]
 
 

@@ -61,6 +61,6 @@ def REPORT() -> dict[str, int]:
 
 
 if os.environ.get("ORACLE_MODE", "warm") == "cold":
-    from ..tiers.ladder import Ladder
+    from ..tiers.near import Near
 
-    Ladder.look = lambda self, schema, key: None  # type: ignore[method-assign]
+    Near.look = lambda self, schema, key: None  # type: ignore[method-assign]

@@ -25,6 +25,7 @@ from typing import Any
 
 from cachetools import Cache
 
+from ..contracts.tier import Put
 from ..errors import ConfigError
 
 POLICIES = ("lru", "lfu", "fifo", "ttl")
@@ -190,8 +191,8 @@ class L1:
             if self.max_bytes is not None:
                 self._shrink()
 
-    def put_batch(self, items: Iterable[tuple[Hashable, Any, int, float | None]], until: float = inf) -> None:
-        """As :meth:`put` for many (key, value, size, max_life), with the default life and one look at the clock."""
+    def put_batch(self, items: Iterable[Put], until: float = inf) -> None:
+        """As :meth:`put` for many, with the default life and one look at the clock."""
         with self.lock:
             now, cache, ttl, jitter, draw = self.clock(), self._cache, self.ttl, self._jitter, random.random
             count = 0

@@ -11,8 +11,6 @@ from time import perf_counter
 from ..contracts.observe import MetricsRecorder
 from ..contracts.tier import Fill, Found, Key, Lease, Leave, Met, SharedTier
 
-_OVERLAY = b"O"
-
 
 class MeteredTier:
     """The shared tier as one model sees it; see :class:`datalayer.contracts.tier.SharedTier`.
@@ -114,5 +112,5 @@ class MeteredTier:
         self._recorder.latency("l2", operation, perf_counter() - began)
 
     def _served(self, found: Found) -> None:
-        if found.entry and not found.prefix.startswith(_OVERLAY):
+        if found.entry and not found.queued:
             self._recorder.age("l2", self._model, max(0.0, self._life - found.ttl))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from ..contracts.coherence import Absent, Change
+from ..contracts.tier import Found, Keeping, Put
 from ..models.schema import Projection
 
 KeyText = Callable[[tuple[Any, ...]], str]
@@ -76,6 +77,12 @@ class Row(NamedTuple):
     tier: str
 
 
+class Merge(NamedTuple):
+    """Leave to add a section to a value of another shape, given by that very value."""
+
+    found: Found
+
+
 class Gate(Protocol):
     """What the ladder needs of the coherence room: see :class:`datalayer.coherence.guard.Guard`."""
 
@@ -83,18 +90,7 @@ class Gate(Protocol):
 
     def ticket(self, key: Hashable) -> Any | None: ...
 
-    def put(
-        self,
-        key: Hashable,
-        ticket: Any,
-        value: Any,
-        *,
-        ttl: float | None = None,
-        size: int = 0,
-        max_life: float | None = None,
-        prefix: bytes | None = None,
-        until: float = inf,
-    ) -> bool: ...
+    def put(self, key: Hashable, ticket: Any, value: Any, **how: Unpack[Keeping]) -> bool: ...
 
     def finished(self, key: Hashable) -> None: ...
 
@@ -108,22 +104,11 @@ class Gate(Protocol):
 
     def free(self, keys: Sequence[Hashable]) -> Sequence[Hashable]: ...
 
-    def put_many(
-        self, tickets: Any, puts: Sequence[tuple[Hashable, Any, int, float | None]], until: float = inf
-    ) -> None: ...
+    def put_many(self, tickets: Any, puts: Sequence[Put], until: float = inf) -> None: ...
 
     def glance(self) -> Any | None: ...
 
-    def put_seen(
-        self,
-        key: Hashable,
-        glance: Any,
-        value: Any,
-        *,
-        size: int = 0,
-        max_life: float | None = None,
-        until: float = inf,
-    ) -> bool: ...
+    def put_seen(self, key: Hashable, glance: Any, value: Any, **how: Unpack[Keeping]) -> bool: ...
 
     def reserve(self, keys: Iterable[Hashable]) -> Any: ...
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import select
-import threading
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.util import queue
 
 from ..errors import PoolTimeout
+from .vigil import Vigil
 
 log = logging.getLogger("datalayer.l3")
 
@@ -173,19 +172,9 @@ class Janitor:
 
     def __init__(self, engines: Sequence[sa.Engine], period: float) -> None:
         self._engines = engines
-        self._period = period
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        if period and engines:
-            me = weakref.ref(self)
-
-            def connected(*_: Any) -> None:
-                janitor = me()
-                if janitor is not None and janitor._thread is None:
-                    janitor._start()
-
-            sa.event.listen(engines[0], "connect", connected)
+        self._vigil = (
+            Vigil("datalayer-pool", engines[0], period, self.turn, at_once=True) if period and engines else None
+        )
 
     def turn(self) -> None:
         """Tidy once. A database that cannot be reached is somebody else's to report."""
@@ -198,32 +187,11 @@ class Janitor:
             except Exception as error:
                 log.debug("the pool of %s cannot be tidied (%s)", pool.manners.name, type(error).__name__)
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(
-                    target=_run, args=(weakref.ref(self), self._stop, self._period), name="datalayer-pool", daemon=True
-                )
-                self._thread.start()
-
     def close(self) -> None:
         """Stop the thread. Idempotent."""
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=5)
+        if self._vigil is not None:
+            self._vigil.close()
 
     def reset_after_fork(self) -> None:
-        """The parent's thread stays the parent's; the child's starts with its first connection."""
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = None
-
-
-def _run(owner: weakref.ref[Janitor], stop: threading.Event, period: float) -> None:
-    while not stop.is_set():
-        janitor = owner()
-        if janitor is None:
-            return
-        janitor.turn()
-        del janitor
-        stop.wait(period)
+        if self._vigil is not None:
+            self._vigil.reset_after_fork()

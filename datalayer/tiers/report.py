@@ -82,7 +82,8 @@ class Report:
         self._lock = threading.Lock()
         self._told = weakref.WeakKeyDictionary({ladder: _counted(ladder) for ladder in self._ladders()})
         self._told_failures = Counter(self._failures)
-        self._rounds.reset_after_fork()
+        if self._rounds.reset_after_fork():
+            self._rounds.start()
 
 
 def _counted(ladder: Ladder) -> Counter[tuple[str, str]]:

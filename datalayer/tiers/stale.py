@@ -43,7 +43,7 @@ class Stale:
 
     def read(self, ladder: Ladder, schema: Schema, key: Key, ask: Callable[[], Row | Absent]) -> Row | Absent:
         """What ``ask`` says; while the database is away, what L1 had."""
-        if self._clock() < self._until and (found := ladder.look(schema, key) or self._find(ladder, schema, key)):
+        if self._clock() < self._until and (found := ladder.near.look(schema, key) or self._find(ladder, schema, key)):
             return found
         try:
             row = ask()
@@ -69,7 +69,7 @@ class Stale:
             raise
         except L3UnavailableError:
             self._away()
-            found = {key: ladder.look(schema, key) or self._find(ladder, schema, key) for key in keys}
+            found = {key: ladder.near.look(schema, key) or self._find(ladder, schema, key) for key in keys}
             if None in found.values():
                 raise
             return {key: row for key, row in found.items() if isinstance(row, Row)}
@@ -79,7 +79,7 @@ class Stale:
         entry = ladder.l1.index.get(key[0] if len(key) == 1 else key)
         if entry is None or self._clock() - min(entry.deadline, max(vouched, entry.born)) > self.limit:
             return None
-        found = ladder._in_entry(schema, entry)
+        found = ladder.near.served(schema, entry)
         if not isinstance(found, Row):
             return None
         ladder.counts["stale"] += 1

@@ -1,4 +1,4 @@
-"""Looks at the health of the servers every so often, so that a change is logged although nobody asks."""
+"""Something that is done every so often from the first connection of an engine on: not before anybody needs it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from ..observe.rounds import Rounds
 
 
 class Vigil:
-    """Calls ``look``, a bound method, every ``period`` seconds from the first connection of ``engine`` on.
+    """Calls ``act``, a bound method, every ``period`` seconds; ``at_once``: also when it starts, in its thread.
 
-    Thread-safe; keeps ``look``'s owner alive no longer than others do.
+    Thread-safe; keeps ``act``'s owner alive no longer than others do.
     """
 
-    def __init__(self, engine: sa.Engine, period: float, look: Callable[[], object]) -> None:
+    def __init__(
+        self, name: str, engine: sa.Engine, period: float, act: Callable[[], object], *, at_once: bool = False
+    ) -> None:
         self._engine = engine
-        self._rounds = Rounds("datalayer-health", period, look)
+        self._rounds = Rounds(name, period, act, at_once=at_once)
         rounds = weakref.ref(self._rounds)
 
         def connected(*_: Any) -> None:
-            if (found := rounds()) is not None:
+            if (found := rounds()) is not None and not found.started:
                 found.start()
 
         self._connected = connected
@@ -35,5 +37,11 @@ class Vigil:
             sa.event.remove(self._engine, "connect", self._connected)
         self._rounds.close()
 
-    def reset_after_fork(self) -> None:
-        self._rounds.reset_after_fork()
+    def start(self) -> None:
+        """Do not wait for a connection."""
+        self._rounds.start()
+
+    def reset_after_fork(self) -> bool:
+        """The parent's thread stays the parent's; the child's starts with its first connection. Says whether there was
+        one."""
+        return self._rounds.reset_after_fork()

@@ -10,12 +10,11 @@ import contextlib
 import logging
 import os
 import socket
-import threading
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from ..contracts.clock import Clock
+from ..observe.rounds import Rounds
 
 log = logging.getLogger("datalayer.l3")
 
@@ -28,9 +27,7 @@ class Watchdog:
         self.fired = 0
         self._now = clock.monotonic
         self._watched: dict[int, tuple[float, Any]] = {}
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._rounds = Rounds("datalayer-watchdog", min(max(limit / 8, 0.02), 1.0), self.check)
 
     @contextlib.contextmanager
     def watching(self, connection: Any) -> Iterator[None]:
@@ -44,22 +41,11 @@ class Watchdog:
     def watch(self, connection: Any) -> None:
         if self.limit:
             self._watched[id(connection)] = (self._now() + self.limit, connection)
-            if self._thread is None:
-                self._start()
+            if not self._rounds.started:
+                self._rounds.start()
 
     def release(self, connection: Any) -> None:
         self._watched.pop(id(connection), None)
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(
-                    target=_watch,
-                    args=(weakref.ref(self), self._stop, self.limit / 8),
-                    name="datalayer-watchdog",
-                    daemon=True,
-                )
-                self._thread.start()
 
     def check(self) -> None:
         """Shut down every connection whose deadline has passed."""
@@ -72,23 +58,10 @@ class Watchdog:
 
     def reset_after_fork(self) -> None:
         self._watched.clear()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = None
+        self._rounds.reset_after_fork()
 
     def close(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-
-
-def _watch(owner: weakref.ref[Watchdog], stop: threading.Event, step: float) -> None:
-    while not stop.wait(min(max(step, 0.02), 1.0)):
-        watchdog = owner()
-        if watchdog is None:
-            return
-        watchdog.check()
-        del watchdog
+        self._rounds.close()
 
 
 def _shut(connection: Any) -> None:

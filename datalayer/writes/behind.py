@@ -256,7 +256,7 @@ class Behind:
         if write.row is None or not answer.shown:
             ladder.guard.drop_key(_name(write.key))
         else:
-            ladder.keep_written(write.shape.schema, write.key, ticket, write.row)
+            ladder.near.keep_written(write.shape.schema, write.key, ticket, write.row)
         self.counts["acknowledged"] += 1
 
     def _must_flush(self) -> None:
@@ -307,7 +307,7 @@ class Behind:
         small = write.shape.draft_delete(write.key)
         if small is None:
             raise ConfigError(f"a key of {write.shape.table.fullname} cannot be encoded; write the model through")
-        body = write.shape.ladder.encode_bare(write.shape.schema, write.row)
+        body = write.shape.ladder.packing.pack_bare(write.shape.schema, write.row)
         return small._replace(kind="set", body=body)
 
     def _numbered(self, draft: Draft) -> Entry | None:

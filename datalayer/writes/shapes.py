@@ -48,7 +48,7 @@ class Shape:
 
     def draft_set(self, key: tuple[Any, ...], values: tuple[Any, ...]) -> Draft | None:
         """A whole row; None when it cannot be encoded, or is larger than entries may be."""
-        body = self.ladder.encode_row(self.schema, key, values)
+        body = self.ladder.packing.pack_row(self.schema, key, values)
         packed = _packed(list(key))
         return None if body is None or packed is None else Draft(self.space, key_text(key), "set", packed, body)
 
@@ -71,7 +71,7 @@ class Shape:
 
     def values_of(self, entry: Entry) -> tuple[Any, ...]:
         """DecodeError for a row of a shape that this release cannot read."""
-        values = self.ladder.decode_row(self.schema, self.key_of(entry), entry.body)
+        values = self.ladder.packing.unpack_row(self.schema, self.key_of(entry), entry.body)
         if values is None:
             raise DecodeError(f"a queued row of {self.table.fullname} has a shape that this release cannot read")
         return values

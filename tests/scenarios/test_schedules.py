@@ -45,6 +45,7 @@ from datalayer.tiers import l2
 from datalayer.tiers.l2.tier import RedisTier
 from datalayer.tiers.l3 import DriverReader
 from datalayer.tiers.ladder import Ladder
+from datalayer.tiers.near import Near
 
 LEASE, L1_LEASE = 2.0, 1.0
 
@@ -1132,7 +1133,7 @@ NO_INVALIDATION = script(
     ("if v ~= '' and v ~= 'O' then", "if v == 'x' then"),
 )
 NOT_FINISHED = method(Guard, "finished", lambda self, key: None)
-LIKE_ANY_OTHER = method(Ladder, "_until_beside", lambda self, began: inf)
+LIKE_ANY_OTHER = method(Near, "until_beside", lambda self, began: inf)
 BLIND = method(Guard, "_valid", lambda self, key, ticket, absent: True)
 
 
@@ -1216,20 +1217,20 @@ def _put_many_keeps(original: Any, self: Guard, tickets: Any, puts: Any, until: 
     original(self, tickets, good, until)
 
 
-def _look_first(original: Any, self: Ladder, schema: Any, key: Any) -> Any:
+def _look_first(original: Any, self: Near, schema: Any, key: Any) -> Any:
     entry = self.l1.index.get(key[0])
     if entry is None:
         return None
     now = self.l1.clock()
-    return None if entry.deadline <= now or self.horizon[0] <= now else self._in_entry(schema, entry)
+    return None if entry.deadline <= now or self.horizon[0] <= now else self.served(schema, entry)
 
 
-def _alone_looks(original: Any, self: Ladder, schema: Any, key: Any, name: Any, ticket: Any, load: Any) -> Any:
-    if name in self.flights._leaders:  # type: ignore[attr-defined]
-        self.flights.lead(name)
-        if (found := self.look(schema, key)) is not None:
+def _alone_looks(original: Any, self: Ladder, quest: Any) -> Any:
+    if quest.name in self.flights._leaders:  # type: ignore[attr-defined]
+        self.flights.lead(quest.name)
+        if (found := self.near.look(quest.schema, quest.key)) is not None:
             return found
-    return original(self, schema, key, name, ticket, load)
+    return original(self, quest)
 
 
 def _no_gap(original: Any, self: Bus, message: Any, nonce: str) -> None:
@@ -1451,12 +1452,12 @@ PLAYED: dict[Callable[[World], None], dict[str, Mutant]] = {
     },
     a_slow_read_does_not_come_back_after_a_batch_has_seen_more: {"tickets are not taken away": NOT_FINISHED},
     a_bus_that_recovers_in_the_middle_of_a_hit_does_not_vouch_for_it: {
-        "the entry first, then the horizon": around(Ladder, "look", _look_first),
+        "the entry first, then the horizon": around(Near, "look", _look_first),
     },
     a_snapshot_is_held_to_the_same: {},
     a_row_found_by_a_unique_value_is_kept_for_a_lease_at_most: {"it is kept like any other": LIKE_ANY_OTHER},
     a_reference_row_found_by_a_unique_value_is_not_kept: {
-        "it is kept for a lease": around(Ladder, "_until_beside", lambda f, self, began: began + L1_LEASE),
+        "it is kept for a lease": around(Near, "until_beside", lambda f, self, began: began + L1_LEASE),
     },
     a_row_that_is_only_kept_in_the_process_is_kept_for_a_lease_at_most: {"it is kept like any other": LIKE_ANY_OTHER},
     a_strict_read_of_a_row_that_redis_does_not_keep_takes_nobody_else_s: {

@@ -197,12 +197,12 @@ def test_rows_outlive_the_lease_of_a_shared_cache_as_well(
     things = layer.repository(Lasting)
     (ladder,) = [ladder for ladder in (things.get(1), *layer.caches.ladders())[1:] if ladder.root is Lasting]
     deadline = time.monotonic() + 20
-    while ladder.look(things._reader.schema, (1,)) is None:  # the epoch is settled, and L1 has the row
+    while ladder.near.look(things._reader.schema, (1,)) is None:  # the epoch is settled, and L1 has the row
         things.get(1)
         assert time.monotonic() < deadline
         time.sleep(0.01)
     away(proxy)
-    while ladder.look(things._reader.schema, (1,)) is not None:
+    while ladder.near.look(things._reader.schema, (1,)) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert things.get(1).name == "n1"

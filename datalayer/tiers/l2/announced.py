@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from ...contracts.coherence import WriteSet
 from ...contracts.keys import parse_key
+from ...observe.daemon import Daemon
 from .links import pack
 from .wire import Wire
 
@@ -57,18 +58,10 @@ class Announcements:
         self._patterns = tuple(patterns)
         self._models = models
         self._forget = forget
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._daemon = Daemon("datalayer-announcements", _run, weakref.ref(self))
 
     def start(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                arguments = weakref.ref(self), self._stop
-                self._thread = threading.Thread(
-                    target=_run, args=arguments, name="datalayer-announcements", daemon=True
-                )
-                self._thread.start()
+        self._daemon.start()
 
     def connect(self) -> Any:
         """A connection that has asked to be subscribed; RedisError or OSError when the server is away."""
@@ -111,15 +104,11 @@ class Announcements:
         self._wire.topology.refresh()
 
     def close(self) -> None:
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
+        self._daemon.close()
 
     def reset_after_fork(self) -> None:
         """The parent's thread and connection stay the parent's."""
-        started = self._thread is not None and not self._stop.is_set()
-        self._lock, self._stop, self._thread = threading.Lock(), threading.Event(), None
-        if started:
+        if self._daemon.reset_after_fork():
             self.start()
 
 

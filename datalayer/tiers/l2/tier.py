@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ...contracts.fence import Authority, Stand, State
 from ...contracts.pauses import point
-from ...contracts.tier import Busy, Fill, Found, Key, Lease, Leave, Met, Queued
+from ...contracts.tier import OVERLAY, Busy, Fill, Found, Key, Lease, Leave, Met, Queued
 from .links import pack
 from .wire import Place, Wire
 
@@ -26,7 +26,6 @@ _TOKEN_PX = 3000
 _MOST_SCANS = 200
 _MOST_KEYS, _MOST_BYTES = 250, 1 << 18
 _ABSENT = b"N"
-_OVERLAY = b"O"
 #: A queued write is good for as long as it is there; L1 asks again after this many seconds.
 _OVERLAY_LIFE = 60.0
 _BUSY = Busy()
@@ -73,7 +72,7 @@ class RedisTier:
             authority.doubt(place.number, stand)
             return None
         frame = self._frame(place, stand, header)
-        if value is not None and value.startswith(_OVERLAY) and header[0] == stand.epoch:
+        if value is not None and value.startswith(OVERLAY) and header[0] == stand.epoch:
             return _overlaid(value, stand)
         return _believed(value, frame) if frame is not None and value is not None else None
 
@@ -115,7 +114,7 @@ class RedisTier:
         epoch = replies[1][0]
         for key, value in zip(keys, replies[0], strict=True):
             frame = frames[key[0]]
-            if value is not None and value.startswith(_OVERLAY) and epoch == stand.epoch:
+            if value is not None and value.startswith(OVERLAY) and epoch == stand.epoch:
                 if (laid := _overlaid(value, stand)) is not None:
                     found[key] = laid
             elif value is not None and frame is not None and (one := _believed(value, frame)) is not None:
@@ -242,7 +241,7 @@ class RedisTier:
         self._wire.post(place, place.call("RELEASE", lease.stand, [name], lease.expect))
 
     def extend(self, key: Key, found: Found, entry: bytes, ttl: float) -> None:
-        if found.prefix.startswith(_OVERLAY):
+        if found.queued:
             return  # the queued write is newer than whatever the database has
         stand = self._authority.current(self._wire.place_of(f"{key.space}:{key.id}").number)
         if stand is not None:  # in another epoch than the value's, it will not be found
@@ -259,7 +258,7 @@ class RedisTier:
         self._wire.post(place, place.call("RESOLVE", met.stand, [name], *under, entry or b"", px))
 
     def discard(self, key: Key, found: Found) -> None:
-        if found.prefix.startswith(_OVERLAY):
+        if found.queued:
             return
         place = self._wire.place_of(f"{key.space}:{key.id}")
         self._wire.post(place, pack(("DEL", place.values + f"{key.space}:{key.id}")))
