@@ -8,6 +8,7 @@ The map of the house: ``layer`` opens everything; ``repository`` and ``session``
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .config.settings import Settings
@@ -22,7 +23,6 @@ from .models.policy import CachePolicy, Index, L1Policy, L2Policy, WriteMode
 from .observe.health import Health
 from .observe.stats import Stats
 from .query.builder import Q
-from .query.interface import Queries
 from .query.page import Page
 from .repository import Repository
 from .session.session import Session
@@ -30,6 +30,7 @@ from .session.snapshots import Snapshot
 from .transaction import Transaction
 
 if TYPE_CHECKING:
+    from .query.interface import Queries
     from .tables.layers import Layers
 
 __version__ = "0.1.0"
@@ -64,10 +65,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # An annex that most applications never enter.
-    if name != "Layers":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .tables.layers import Layers
+#: Annexes that many applications never enter.
+_ANNEXES = {"Layers": ".tables.layers", "Queries": ".query.interface"}
 
-    return Layers
+
+def __getattr__(name: str) -> Any:
+    if name not in _ANNEXES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ANNEXES[name], __name__), name)

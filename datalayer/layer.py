@@ -23,7 +23,6 @@ from .config.yaml import from_yaml
 from .contracts.causal import UNHEARD, parse_token
 from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
-from .crypto.manage import Crypto
 from .errors import ConfigError, QueryError, UnavailableError
 from .models.behind import write_mode_of
 from .models.policy import WriteMode
@@ -34,7 +33,6 @@ from .observe.health import Health, Status, TierHealth
 from .observe.logs import StateLog, redact_url
 from .observe.statements import QueryStats
 from .observe.stats import Stats
-from .queued import QueuedRepository
 from .repository import OneShotRepository, Repository
 from .session.caches import Caches
 from .session.reader import Reader
@@ -46,11 +44,12 @@ from .tiers.needs import Row
 from .tiers.pool import open_now
 from .tiers.vigil import Vigil
 from .transaction import Transaction
-from .wiring import Parts, build, close_vault
-from .writes.behind import Behind, FlushReport, QueueStatus
-from .writes.letters import DeadLetters
+from .wiring.build import build
+from .wiring.keys import close_vault
+from .wiring.parts import Parts
 
 if TYPE_CHECKING:
+    from .crypto.manage import Crypto
     from .migrate.drift import Drift
     from .migrate.history import MigrationRecord
     from .migrate.options import MigrateOptions
@@ -60,6 +59,8 @@ if TYPE_CHECKING:
     from .query.check import QueriesReport
     from .query.named import NamedQueries
     from .query.named import Plan as QueryPlan
+    from .writes.behind import Behind, FlushReport, QueueStatus
+    from .writes.letters import DeadLetters
 
 log = logging.getLogger("datalayer")
 
@@ -139,7 +140,7 @@ class DataLayer:
         parts = self._parts
         if self._vigil is not None:
             self._vigil.close()
-        report = parts.behind.close(self.settings.close_timeout) if parts.behind is not None else None
+        report = parts.queue.close(self.settings.close_timeout) if parts.queue is not None else None
         parts.caches.closed = True
         if parts.report is not None:
             parts.report.close()
@@ -321,6 +322,8 @@ class DataLayer:
         reader = self._reader(mapper)
         if write_mode_of(mapper, self.settings.write_mode) is not WriteMode.BEHIND:
             return OneShotRepository(model, reader, self._one_shot_session, consistency)
+        from .queued import QueuedRepository  # only where something is written behind
+
         return QueuedRepository(model, reader, self._one_shot_session, self._behind(mapper), consistency)
 
     def _reader(self, mapper: Any) -> Reader:
@@ -337,8 +340,11 @@ class DataLayer:
 
         ``report.ok`` says whether it has everything that this process may flush; nothing that is left is lost.
         """
-        behind = self._open().behind
-        return behind.flush(timeout) if behind is not None and self._writes_behind() else FlushReport()
+        if self._open().behind is not None and self._writes_behind():
+            return self._behind().flush(timeout)
+        from .writes.behind import FlushReport
+
+        return FlushReport()
 
     def dead_letters(self) -> DeadLetters:
         """Queued writes that the database refused too often: ``list()``, ``retry()``, ``drop()``."""
@@ -358,8 +364,9 @@ class DataLayer:
             raise ConfigError(f"write-behind needs PostgreSQL or SQLite, not {parts.engine.dialect.name}")
         if mapper is not None and (reasons := schema_of(mapper).reasons):
             raise ConfigError(f"{mapper.class_.__name__} cannot be written behind, it is not cached: {reasons[0]}")
-        parts.behind.instance = self._instance
-        return parts.behind
+        behind = parts.behind()
+        behind.instance = self._instance
+        return behind
 
     def _instance(self, schema: Schema, values: tuple[Any, ...]) -> Any:
         return self._reader(schema.mapper).owned(Row(values, schema.full, "queued"))
@@ -614,6 +621,8 @@ class DataLayer:
     @property
     def crypto(self) -> Crypto:
         """The encrypted columns of the models: ``rotate()``, ``status()``, ``verify()``."""
+        from .crypto.manage import Crypto
+
         parts = self._open()
 
         def forget(tables: set[str]) -> None:
@@ -632,7 +641,7 @@ class DataLayer:
         if parts.report is not None:
             parts.report.turn()
         found = collect(parts.caches.ladders(), parts.failures, parts.tracker.counts)
-        dirty = parts.behind.dirty() if parts.behind is not None else 0
+        dirty = parts.queue.dirty() if parts.queue is not None else 0
         known = parts.timing.statements if parts.timing is not None else None
         if known is not None:
             found = replace(found, statements=known.calls, slow_statements=known.slow, queries=tuple(known.top(_TOP)))
@@ -672,9 +681,9 @@ class DataLayer:
         else:
             detail = "no Redis configured" + ("" if parts.engine.dialect.name == "sqlite" else _ALONE)
             tiers["l2"] = TierHealth(ok=True, detail=detail)
-        if parts.behind is not None and parts.behind.running:
-            lost = parts.behind.lost
-            detail = f"lost: {lost[-1]}" if lost else f"journal {parts.behind.durability}"
+        if parts.queue is not None and parts.queue.running:
+            lost = parts.queue.lost
+            detail = f"lost: {lost[-1]}" if lost else f"journal {parts.queue.durability}"
             tiers["write-behind"] = TierHealth(ok=not lost, detail=detail)
         if parts.replica is not None:
             tiers["replica"] = _probe(parts.replica.replica.ping)

@@ -6,7 +6,6 @@ A repository of a session works in that session's transaction, and its instances
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
@@ -33,6 +32,7 @@ from .models.quiet import leaves_no_values
 from .models.schema import Schema, schema_of
 from .models.sealed import encrypted_attributes, opened
 from .query.aggregate import Function, aggregate, count_of, exists_in
+from .query.attributes import unknown_attribute
 from .query.builder import Q
 from .query.compile import is_cacheable, is_query, to_select
 from .query.page import Page, keyset
@@ -581,10 +581,7 @@ def check_unique(schema: Schema, asked: Mapping[str, Any]) -> None:
 def check_attributes(mapper: Mapper[Any], values: Iterable[str]) -> None:
     for name in values:
         if name not in mapper.column_attrs and name not in mapper.attrs:
-            near = difflib.get_close_matches(name, list(mapper.attrs.keys()), n=1)
-            raise QueryError(
-                f"{mapper.class_.__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            raise unknown_attribute(mapper, name)
 
 
 def soft_delete_column(model: type[Any]) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from ..contracts.codec import Codec
+from ..contracts.suggest import did_you_mean
 from ..errors import ConfigError
 from .json import JsonCodec
 from .msgpack import MsgpackCodec
@@ -18,9 +18,8 @@ def codec_named(codec: Any) -> Codec:
     if isinstance(codec, str):
         if codec in _CODECS:
             return _CODECS[codec]
-        near = difflib.get_close_matches(codec, _CODECS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"codec is {codec!r}; expected one of {', '.join(map(repr, _CODECS))} or an object{hint}")
+        expected = f"expected one of {', '.join(map(repr, _CODECS))} or an object"
+        raise ConfigError(f"codec is {codec!r}; {expected}{did_you_mean(codec, _CODECS)}")
     if all(hasattr(codec, name) for name in ("name", "encode", "decode")):
         found: Codec = codec
         return found

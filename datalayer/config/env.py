@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..contracts.suggest import hint
 from ..errors import ConfigError
 from .forget import forgetful
 from .settings import Settings
-from .suggest import hint
 
 
 @forgetful

@@ -12,11 +12,11 @@ from math import isfinite
 from typing import Any, TypeVar
 
 from ..contracts.cipher import KeyProvider
+from ..contracts.suggest import hint
 from ..contracts.urls import redact_url
 from ..errors import ConfigError
 from .option import Kind
 from .secret import KeyRing, SecretBytes, from_base64, key_bytes, key_ring, ring_from_text
-from .suggest import hint
 from .units import byte_size, refused, seconds
 from .urls import database_url, redis_url
 

@@ -15,6 +15,7 @@ from ..contracts.cipher import KeyProvider
 from ..contracts.clock import Clock
 from ..contracts.codec import Codec
 from ..contracts.observe import MetricsRecorder
+from ..contracts.suggest import hint
 from ..errors import ConfigError
 from .forget import forgetful, forgetful_constructor
 from .kinds import (
@@ -41,7 +42,6 @@ from .kinds import (
 )
 from .option import Option, maybe, option
 from .secret import KeyRing, SecretBytes
-from .suggest import hint
 from .urls import with_database, with_password
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]

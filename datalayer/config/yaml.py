@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..contracts.suggest import hint
 from ..errors import ConfigError, MissingDriverError
 from .forget import forgetful
 from .kinds import Keys
@@ -15,7 +16,6 @@ from .option import Option
 from .secret import from_base64
 from .sections import SECTIONS, Tree
 from .settings import Settings
-from .suggest import hint
 from .units import refused
 
 _REFERENCE = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(:-[^{}]*)?\})?")

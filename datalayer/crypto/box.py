@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from ..errors import ConfigError, DecodeError
 from .keyring import is_key_id
+from .primitives import aesgcm, forged
 
 _FORMAT = 1
 _NONCE = 12
@@ -26,7 +24,7 @@ class Box:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         if not keys or any(len(key) != 32 or not 1 <= len(name) <= 64 for name, key in keys.items()):
             raise ConfigError("keys: expected {key id: 32 bytes}, at least one, ids of 1 to 64 letters")
-        self._keys = {name.encode("ascii"): AESGCM(bytes(key)) for name, key in keys.items()}
+        self._keys = {name.encode("ascii"): aesgcm(bytes(key)) for name, key in keys.items()}
         self._active, self._cipher = next(iter(self._keys.items()))
         self._head = bytes((_FORMAT, len(self._active))) + self._active
 
@@ -49,7 +47,7 @@ class Box:
         nonce, body = sealed[start : start + _NONCE], sealed[start + _NONCE :]
         try:
             return cipher.decrypt(nonce, body, sealed[:start] + context)
-        except InvalidTag:
+        except forged():
             raise DecodeError(
                 f"bytes sealed with {_shown(name)} were changed, moved, or sealed by another key"
             ) from None

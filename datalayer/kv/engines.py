@@ -6,13 +6,13 @@ once.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, get_type_hints
 
 from ..contracts.store import Engine, Store, abilities_of
+from ..contracts.suggest import did_you_mean
 from ..errors import AlreadyExistsError, ConfigError
 
 
@@ -31,8 +31,8 @@ class StoreEngine:
     def open(self, name: str, **options: Any) -> Store:
         for option in options:
             if option not in self._options:
-                near = difflib.get_close_matches(option, self._options, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(self._options)}"
+                expected = f"; expected one of {', '.join(self._options)}"
+                hint = did_you_mean(option, self._options) or expected
                 raise ConfigError(f"engine {self.name!r} has no option {option!r}{hint}")
         return self._make(name=name, **options)
 
@@ -58,8 +58,7 @@ class Engines:
         """The engine of that name; ConfigError if there is none."""
         found = self._engines.get(name)
         if found is None:
-            near = difflib.get_close_matches(name, self._engines, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, self._engines)
             raise ConfigError(f"engine: found {name!r}, expected one of {', '.join(self.names())}{hint}")
         return found
 

@@ -25,7 +25,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.schema import DefaultGenerator
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
-from datalayer.config.suggest import hint
+from datalayer.contracts.suggest import hint
 from datalayer.crypto.column import EncryptedText
 from datalayer.crypto.rows import ROW_KEY_TYPES
 from datalayer.errors import ConfigError

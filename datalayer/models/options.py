@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
-from datalayer.config.suggest import hint
+from datalayer.contracts.suggest import hint
 from datalayer.errors import ConfigError
 
 C = TypeVar("C")

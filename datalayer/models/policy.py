@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from datalayer.config.suggest import hint
 from datalayer.config.units import seconds
+from datalayer.contracts.suggest import hint
 from datalayer.errors import ConfigError
 from datalayer.models.hooks import Hooks
 from datalayer.models.options import options

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, DeclarativeBaseNoMeta, Mapper
 from sqlalchemy.orm import registry as SQLAlchemyRegistry
 from sqlalchemy.schema import conv
 
-from datalayer.config.suggest import hint
+from datalayer.contracts.suggest import hint
 from datalayer.crypto.tables import sealed_columns
 from datalayer.errors import ConfigError, InvalidModelError, SchemaDuplicateError, SchemaNotFoundError
 from datalayer.models import policy as policies

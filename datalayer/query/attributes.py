@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import inspect
 from sqlalchemy.orm import ColumnProperty, CompositeProperty
 
+from ..contracts.suggest import did_you_mean
 from ..errors import QueryError
 from ..models.sealed import encrypted_attributes
 from .rows import RowShape, generated
@@ -23,11 +23,14 @@ def attribute(model: type[Any], name: str) -> Any:
         return getattr(model, name)
     found = getattr(model, name, None) if name in mapper.all_orm_descriptors else None
     if found is None or not hasattr(found, "__clause_element__"):
-        near = difflib.get_close_matches(name, list(mapper.attrs.keys()), n=1)
-        raise QueryError(
-            f"{model.__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        raise unknown_attribute(mapper, name)
     return found
+
+
+def unknown_attribute(mapper: Any, name: str) -> QueryError:
+    """The error for an attribute that a model does not have, with the nearest name."""
+    close = did_you_mean(name, mapper.attrs.keys())
+    return QueryError(f"{mapper.class_.__name__} has no attribute {name!r}{close}")
 
 
 def column_attribute(model: type[Any], name: str) -> Any:

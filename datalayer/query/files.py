@@ -14,13 +14,13 @@ Every other comment line before the statement is the method's documentation.
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..contracts.suggest import did_you_mean
 from ..errors import QueryError
 from .effects import Written, written_by
 from .text import SqlText, parse
@@ -123,8 +123,8 @@ def _notes(comments: Sequence[str], what: str) -> tuple[dict[str, str], str]:
             if key in notes:
                 raise QueryError(f"{what} says '-- {key}:' twice")
             notes[key] = found["text"].strip()
-        elif key and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
-            raise QueryError(f"{what}: '-- {key}:' is not known; did you mean '-- {near[0]}:'?")
+        elif key and (close := did_you_mean(key, _KEYS, cutoff=0.75, shown="'-- {}:'")):
+            raise QueryError(f"{what}: '-- {key}:' is not known{close}")
         elif text:
             doc.append(text.removeprefix("--").strip())
     return notes, "\n".join(doc).strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from ..contracts.suggest import did_you_mean
 from ..errors import NotFoundError, QueryError
 from .effects import Written, same_table
 from .files import Definition
@@ -89,9 +89,7 @@ class NamedQueries:
             yield session
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        near = difflib.get_close_matches(name, self.__dict__.get("_plans", ()), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AttributeError(f"there is no query {name!r}{hint}")
+        raise AttributeError(f"there is no query {name!r}{did_you_mean(name, self.__dict__.get('_plans', ()))}")
 
     def __repr__(self) -> str:
         return f"<queries {', '.join(sorted(self._plans))}>"

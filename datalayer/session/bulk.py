@@ -12,7 +12,6 @@ from operator import itemgetter
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -26,7 +25,7 @@ from ..models.schema import Schema
 from ..observe.bar import Bar
 from ..tiers.copying import CopyIn, Staged, Target, blamed, target_of, unlimited
 from ..tiers.failures import raised_by_driver
-from ..tiers.upsert import changed_columns, upsert
+from ..tiers.upsert import changed_columns, insert_of, upsert
 from .converter import Converter, flags_of
 from .hooked import hooks_of
 from .session import Session
@@ -368,10 +367,9 @@ def _close(staged: Staged) -> None:
 
 
 def _ignoring(dialect: str, mapper: Mapper[Any]) -> Any:
-    inserts: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
-    if dialect not in inserts:
+    if dialect not in ("postgresql", "sqlite"):
         raise ConfigError(f"bulk_load: on_conflict='ignore' needs PostgreSQL or SQLite, not {dialect}")
-    return inserts[dialect](mapper).on_conflict_do_nothing().returning(*mapper.primary_key)
+    return insert_of(dialect)(mapper).on_conflict_do_nothing().returning(*mapper.primary_key)
 
 
 def _python_type(column: Any) -> type | None:

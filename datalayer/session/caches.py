@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 
@@ -14,10 +14,12 @@ from ..contracts.coherence import WriteSet
 from ..contracts.levels import Levels
 from ..models.schema import Schema
 from ..tiers.ladder import Ladder
-from ..tiers.stale import Stale
-from ..tiers.within import Within
 from .results import Results
 from .writes import WriteTracker
+
+if TYPE_CHECKING:
+    from ..tiers.stale import Stale
+    from ..tiers.within import Within
 
 
 class Caches:

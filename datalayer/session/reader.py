@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.coherence import ABSENT, Absent
 from ..contracts.levels import Consistency
@@ -20,13 +20,15 @@ from ..query.depends import Reason
 from ..tiers.l3 import Loader, RowReader
 from ..tiers.ladder import Ladder
 from ..tiers.needs import Row
-from ..tiers.stale import Stale
 from .caches import Caches
 from .hydrate import compile_from_row, compile_from_template, install_lazy_state, maker
 from .lists import listed_rows
 from .many import get_many
 from .session import Session
 from .snapshots import Snapshot, make_snapshot, snapshot_class
+
+if TYPE_CHECKING:
+    from ..tiers.stale import Stale
 
 OpenSession = Callable[[], Session]
 

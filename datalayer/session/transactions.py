@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from ..config.suggest import hint
 from ..config.units import seconds
+from ..contracts.suggest import hint
 from ..errors import ConfigError, TransactionFailed, TransactionTimeout
 from ..tiers.failures import may_run_again
 from .classify import is_text, reads_only, writes_of

@@ -6,12 +6,9 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..crypto.tables import sealed_columns
 from ..errors import QueryError
-
-_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def upsert(
@@ -29,15 +26,27 @@ def upsert(
     ``version`` column counts up. ``entity``: the mapper, for rows by attribute. QueryError for a dialect without ON
     CONFLICT.
     """
-    if dialect not in _INSERTS:
-        raise QueryError(f"upserts need PostgreSQL or SQLite, not {dialect}; use create() and update()")
-    statement = _INSERTS[dialect](entity if entity is not None else table)
+    statement = insert_of(dialect)(entity if entity is not None else table)
     changed = {table.c[name].name: statement.excluded[name] for name in changed_columns(table, given, once=once)}
     if version is not None:
         changed[version.name] = version + 1
     # A row that has nothing but its key is left as it is; setting the key to itself keeps the statement one statement.
     changed = changed or {c.name: statement.excluded[c.key] for c in table.primary_key}
     return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+
+
+def insert_of(dialect: str) -> Any:
+    """The dialect's own ``insert``, with ON CONFLICT; QueryError where there is none. A dialect that nobody uses is not
+    loaded."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert
+    raise QueryError(f"upserts need PostgreSQL or SQLite, not {dialect}; use create() and update()")
 
 
 def changed_columns(table: sa.Table, given: Collection[str], *, once: Collection[str]) -> list[str]:

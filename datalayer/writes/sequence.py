@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..contracts.journal import pack_seq
+from ..tiers.upsert import insert_of
 from .tables import state
 
 _WORDS = struct.Struct("<QQ")
@@ -45,7 +45,7 @@ def next_epoch(engine: sa.Engine) -> int:
 
 def _locked(connection: sa.Connection, layout: str) -> Any:
     """The row of the state, made if it is missing, locked until the end of the transaction."""
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(state)
+    insert = insert_of(connection.dialect.name)(state)
     # On SQLite it is this statement that takes the lock.
     connection.execute(insert.values(id=1, layout=layout, base=0, counter=0).on_conflict_do_nothing())
     return connection.execute(sa.select(state).with_for_update()).one()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import sort_tables_and_constraints
 
 from ..codecs import exact
@@ -19,11 +18,10 @@ from ..models.columns import column_flags
 from ..models.hooks import Hooks
 from ..models.schema import Schema
 from ..tiers.ladder import Ladder
+from ..tiers.upsert import insert_of
 
 #: The keys of these statements are told by who runs them, who may write to tables that sessions may not write to.
 OPTIONS = {"datalayer_keys_known": True, "datalayer_behind": True}
-
-_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 class Shape:
@@ -100,7 +98,7 @@ class Shape:
 
     def _make_upsert(self, dialect: str) -> Any:
         """Insert, or replace a row whose sequence number is smaller: all columns but those that are set once."""
-        statement = _INSERTS[dialect](self.table)
+        statement = insert_of(dialect)(self.table)
         new = statement.excluded
         blind = [self.table.c[c.blind] for c in sealed_columns(self.table) if c.blind is not None]
         changed = [c for c in self.columns if c not in self._keys and not column_flags(c).auto_now_add]

@@ -22,20 +22,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..contracts.coherence import WriteSet
 from ..contracts.journal import MOST_COUNT, Entry, Journal
 from ..contracts.pauses import point
 from ..errors import DecodeError
+from ..tiers.upsert import insert_of
 from .failures import is_transient, pause_after, reason_of
 from .letters import Letter, LetterBox
 from .shapes import Shape, Shapes
 from .tables import applied, gone
 
 log = logging.getLogger("datalayer.writes")
-
-_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 @dataclass(slots=True)
@@ -122,7 +120,7 @@ class Sink:
             return int(found)
         if connection.execute(select).scalar() is not None:
             return None
-        insert = _INSERTS[connection.dialect.name](applied).values(journal=journal, last_id=0)
+        insert = insert_of(connection.dialect.name)(applied).values(journal=journal, last_id=0)
         made = connection.execute(insert.on_conflict_do_nothing().returning(applied.c.last_id)).scalar()
         return None if made is None else 0
 
@@ -314,7 +312,7 @@ class Sink:
             return
         ordered = sorted(entries, key=lambda entry: entry.key)
         shape.delete(connection, ordered)
-        insert = _INSERTS[connection.dialect.name](gone)
+        insert = insert_of(connection.dialect.name)(gone)
         keep = insert.on_conflict_do_update(
             index_elements=[gone.c.space, gone.c.name],
             set_={"seq": insert.excluded.seq},

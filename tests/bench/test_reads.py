@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -304,14 +306,18 @@ def test_memory_of_a_cached_row(place: Any, report: Report) -> None:
         report("P12", "bytes of a cached ten-column row          (target <= 1.2 KB)", f"{size / 1024:7.2f} KB")
 
 
-def test_import_time(report: Report) -> None:
+def test_import_time(report: Report, tmp_path: Path) -> None:
+    """Of byte code, as it lies beside every installed package: the first run makes it."""
     required = (
         "sqlalchemy, sqlalchemy.orm, psycopg, redis, redis.cluster, redis.sentinel, hiredis, cachetools, alembic, "
     )
     required += "alembic.autogenerate, alembic.operations, msgpack"
     program = f"import time, {required}\nt = time.perf_counter()\nimport datalayer\nprint(time.perf_counter() - t)"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = kept | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    command = [sys.executable, "-c", program]
     best = min(
-        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
-        for _ in range(5)
+        float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+        for _ in range(6)
     )
     report("P14", "import beyond the required dependencies   (target <= 60 ms)", f"{best * 1000:7.1f} ms")
