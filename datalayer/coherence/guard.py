@@ -151,10 +151,11 @@ class Guard:
         All are judged before any stripe moves on: keys of one batch may share one. What is refused is forgotten.
         """
         stripes, seen = self._stripes, tickets.stripes
+        places = [hash(put[0]) % _STRIPES for put in puts]
         with self._lock:
             good: Sequence[Put] = ()
             if not self._whole and self._era == tickets.era:
-                good = [put for put in puts if stripes[at := hash(put[0]) % _STRIPES] == seen[at]]
+                good = [put for put, at in zip(puts, places, strict=True) if stripes[at] == seen[at]]
                 if self._marks:
                     good = [put for put in good if put[0] not in self._marks]
                 if self._newborn or self._births != tickets.births:
@@ -164,7 +165,7 @@ class Guard:
                 for key in {put[0] for put in puts}.difference([put[0] for put in good]):
                     self._l1.drop(key)
             self._l1.put_batch(good, until)
-            for at in {hash(put[0]) % _STRIPES for put in puts}:
+            for at in places:
                 stripes[at] += 1
 
     def _valid(self, key: Hashable, ticket: Ticket, absent: bool) -> bool:

@@ -97,6 +97,7 @@ class Coherence:
         self._tables = tables
         self._lock = threading.Lock()
         self._spaces: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._named: dict[str, weakref.WeakSet[Any]] = {}
         self._active: set[Marks] = set()
         self._lost: list[Marks] = []
 
@@ -106,6 +107,7 @@ class Coherence:
             for marks in self._active:
                 self._announce(marks, [space])
             self._spaces.add(space)
+            self._named.setdefault(space.space, weakref.WeakSet()).add(space)
 
     def spaces(self) -> list[Space]:
         with self._lock:
@@ -202,17 +204,16 @@ class Coherence:
 
     def heard(self, names: Sequence[str]) -> None:
         """Other processes are changing these keys (``<space>:<id>``) and tags (``t:<tag>``)."""
-        spaces = self._by_name()
         for name in names:
             kind, tag = name[:3], name[3:]
             if kind in ("t:=", "t:+"):
-                for space in spaces.get(tag, ()):
+                for space in self._of(tag):
                     space.heard_whole() if kind == "t:=" else space.heard_births()
             elif kind in ("t:?", "t:!"):
                 self.tags.heard((name[2:],))
             elif not kind.startswith("t:"):
                 owner, _, id = name.partition(":")
-                for space in spaces.get(owner, ()):
+                for space in self._of(owner):
                     space.heard(id)
 
     def lost(self) -> None:
@@ -221,11 +222,10 @@ class Coherence:
         for space in self.spaces():
             space.heard_whole()
 
-    def _by_name(self) -> dict[str, list[Space]]:
-        found: dict[str, list[Space]] = {}
-        for space in self.spaces():
-            found.setdefault(space.space, []).append(space)
-        return found
+    def _of(self, name: str) -> list[Space]:
+        """The spaces of this name."""
+        with self._lock:
+            return list(self._named.get(name, ()))
 
     def pending(self) -> int:
         return len(self._active)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice
 from math import inf
-from typing import Any
+from typing import Any, Self
 
 from cachetools import Cache
 
@@ -73,6 +73,14 @@ class _Fifo(Cache[Hashable, Entry]):
         entry = self.index.pop(key)
         self.bytes -= entry.size
         self.collect(entry)
+
+    def emptied(self) -> Self:
+        """An empty one with the same index and sums, in the time that it takes to count."""
+        fresh = type(self)(int(self.maxsize))
+        fresh.hits, fresh.evictions = self.hits + sum(entry.hits for entry in self.index.values()), self.evictions
+        self.index.clear()
+        fresh.index = self.index
+        return fresh
 
     def collect(self, entry: Entry) -> None:
         """Move an entry's count to the sum, which also takes its CLOCK bit back."""
@@ -195,13 +203,13 @@ class L1:
         """As :meth:`put` for many, with the default life and one look at the clock."""
         with self.lock:
             now, cache, ttl, jitter, draw = self.clock(), self._cache, self.ttl, self._jitter, random.random
-            count = 0
+            count, most, latest = 0, self.max_bytes, until - now
             for key, value, size, max_life in items:
                 life = ttl * (1 - jitter * draw())
                 if max_life is not None and max_life < life:
                     life = max_life
-                if self.max_bytes is None or size <= self.max_bytes:
-                    cache[key] = Entry(now, min(now + life, until), value, size)
+                if most is None or size <= most:
+                    cache[key] = Entry(now, now + (life if life < latest else latest), value, size)
                     count += 1
                 else:
                     self.drop(key)
@@ -242,8 +250,7 @@ class L1:
     def clear(self) -> None:
         """Forget everything; the index stays the same object."""
         with self.lock:
-            for key in list(self.index):
-                del self._cache[key]
+            self._cache = self._cache.emptied()
 
     def expire(self) -> int:
         """Free every dead entry; returns how many there were."""

@@ -326,17 +326,10 @@ class Ladder:
     ) -> dict[tuple[Any, ...], Row]:
         """The rows that exist among ``keys``: each tier gets the misses of the one above, in one batch."""
         rows: dict[tuple[Any, ...], Row] = {}
-        missing: list[tuple[Any, ...]] = []
+        missing = keys
         if local or self.strict_local:
-            for key in keys:
-                found = self.near.look(schema, key)
-                if isinstance(found, Row):
-                    rows[key] = found
-                elif found is None:
-                    missing.append(key)
+            rows, missing = self.near.look_many(schema, keys)
             self.counts["l1_misses"] += len(missing)
-        else:
-            missing = list(keys)
         if missing:
             batch = Batch(self, schema, missing)
             batch.read(load)

@@ -6,7 +6,7 @@ of them under the key, so that they die together.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, Unpack
 
@@ -57,6 +57,22 @@ class Near:
         if entry.deadline <= now or horizon <= now:
             return None
         return self.served(schema, entry)
+
+    def look_many(
+        self, schema: Schema, keys: Iterable[tuple[Any, ...]]
+    ) -> tuple[dict[tuple[Any, ...], Row], list[tuple[Any, ...]]]:
+        """As :meth:`look` for many: the rows that L1 has, and the keys of which it knows nothing."""
+        rows: dict[tuple[Any, ...], Row] = {}
+        missing: list[tuple[Any, ...]] = []
+        horizon, find, now = self.horizon[0], self.l1.index.get, self.l1.clock()
+        for key in keys:
+            entry = find(key[0] if len(key) == 1 else key)
+            found = self.served(schema, entry) if entry is not None and entry.deadline > now < horizon else None
+            if found is None:
+                missing.append(key)
+            elif isinstance(found, Row):
+                rows[key] = found
+        return rows, missing
 
     def served(self, schema: Schema, entry: Entry) -> Row | Absent | None:
         """What an entry holds of a shape, in the scope of this moment."""
@@ -109,22 +125,22 @@ class Near:
         if not self._lives.use_l1:
             return
         puts: list[Put] = []
-        single, life, names = self.single, self._lives.l2, schema.local.keys
-        of_full, of_shared = schema.local.pick, schema.local_of_shared
+        single, sized, life, names = self.single, self.l1.max_bytes, self._lives.l2, schema.local.keys
+        of_full, of_shared, find, left = schema.local.pick, schema.local_of_shared, rows.get, lives.get
         for key in keys:
             name = key[0] if len(key) == 1 else key
-            row = rows.get(key)
-            values: Any
+            row = find(key)
+            value: Any
             if row is None:
-                values, most = ABSENT, lives.get(key, self._lives.negative)
+                value, most = ABSENT, left(key, self._lives.negative)
             else:
-                values, most = (of_shared if row.tier == "l2" else of_full)(row.values), lives.get(key, life)
-            if single:
-                value: Any = values if row is None else dict(zip(names, values, strict=False))
-            else:
-                value = self._stored(schema, name, values)
+                value, most = (of_shared if row.tier == "l2" else of_full)(row.values), left(key, life)
+                if single:
+                    value = dict(zip(names, value, strict=False))
+            if not single:
+                value = self._stored(schema, name, value)
                 most = self._shortest(name, most) or most
-            puts.append((name, value, self._size(value), most))
+            puts.append((name, value, estimate_size(value) if sized else 0, most))
         self.guard.put_many(tickets, puts, until)
 
     def glance(self) -> tuple[Any, float] | None:

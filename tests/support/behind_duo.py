@@ -96,7 +96,7 @@ class Process:
     def die(self) -> None:
         """Nothing is flushed and nothing is said; the system takes the locks back."""
         self.alive = False
-        behind, self.layer._parts.behind = self.layer._parts.behind, None
+        behind, self.layer._parts.behind = self.layer._parts.queue, None
         assert behind is not None
         behind._stop.set()
         behind._wake.set()

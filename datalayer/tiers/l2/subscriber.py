@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import random
-import selectors
+import select
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -133,22 +134,29 @@ class _Loop:
                     ear.close()
 
     def _listen(self, ears: list[_Ear]) -> None:
-        quiet = 0
-        with selectors.DefaultSelector() as selector:
-            for ear in ears:
-                selector.register(ear, selectors.EVENT_READ, ear)
-            while not self._stop.is_set():
-                ready = selector.select(_TICK)
-                for key, _ in ready:
-                    self._tell(key.data.messages())
-                silent = self._silent()
+        quiet, looked = 0, time.monotonic()
+        wait = _waiting(ears)
+        while not self._stop.is_set():
+            ready = wait()
+            for ear in ready:
+                self._tell(ear.messages())
+            if (now := time.monotonic()) - looked >= _TICK or not ready:
+                looked, silent = now, self._silent()
                 quiet = quiet + 1 if silent is None or silent() else 0
                 if self._hear() is None or (quiet > 8 and not ready):
                     return
 
     def _tell(self, messages: list[tuple[bytes, bytes]]) -> None:
-        hear = self._hear()
+        hear, understand = self._hear(), self._owner.message
         for channel, data in messages:
-            message = self._owner.message(channel, data)
+            message = understand(channel, data)
             if hear is not None and message is not None:
                 hear(message)
+
+
+def _waiting(ears: Sequence[_Ear]) -> Callable[[], list[_Ear]]:
+    """Waits for a tick at most, and says who can be read. Every write of any process wakes it: it must be cheap."""
+    poll, by_number = select.poll(), {ear.fileno(): ear for ear in ears}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return lambda: [by_number[number] for number, _ in poll.poll(_TICK * 1000)]
