@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..contracts.causal import UNHEARD, Token
 from ..contracts.coherence import Change, Image, Outcome, Space, WriteSet
+from .spaces import Spaces
 from .tags import Tags
 from .touched import Touched, query_tags, touched
 
@@ -96,8 +96,7 @@ class Coherence:
         self._discover = discover
         self._tables = tables
         self._lock = threading.Lock()
-        self._spaces: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._named: dict[str, weakref.WeakSet[Any]] = {}
+        self._spaces = Spaces()
         self._active: set[Marks] = set()
         self._lost: list[Marks] = []
 
@@ -107,7 +106,6 @@ class Coherence:
             for marks in self._active:
                 self._announce(marks, [space])
             self._spaces.add(space)
-            self._named.setdefault(space.space, weakref.WeakSet()).add(space)
 
     def spaces(self) -> list[Space]:
         with self._lock:
@@ -118,14 +116,10 @@ class Coherence:
 
         ``image``: rows that the caches are to hold once the commit has succeeded.
         """
-        marks = Marks(write_set)
-        names = self._names(write_set)
-        marks.tags = names.narrow
-        self.tags.begin(marks.tags)
-        with self._lock:
-            self._active.add(marks)
-            self._announce(marks, self._spaces)
+        self._see_all()
+        marks = self._begin(write_set)
         try:
+            names = self._names(marks)
             patient = any(space.strict_local for space, _ in marks.changes)
             marks.remote = self.remote.announce(names, connection, patient=patient, image=image)
         except BaseException:
@@ -136,11 +130,25 @@ class Coherence:
         marks.token = self.remote.token(marks.remote)
         return marks
 
-    def _names(self, write_set: WriteSet) -> Touched:
+    def _see_all(self) -> None:
+        """Other processes may have read models that this one has not: their rows are named, too."""
+        if not isinstance(self.remote, Alone):
+            self._discover()
+
+    def _begin(self, write_set: WriteSet) -> Marks:
+        """Announce a change here."""
+        marks = Marks(write_set, tags=tuple(query_tags(write_set, self._tables() if write_set.everything else ())))
+        self.tags.begin(marks.tags)
+        with self._lock:
+            self._active.add(marks)
+            self._announce(marks, self._spaces.concerned(write_set))
+        return marks
+
+    def _names(self, marks: Marks) -> Touched:
         if isinstance(self.remote, Alone):
-            return Touched(narrow=tuple(query_tags(write_set, self._tables() if write_set.everything else ())))
-        self._discover()
-        return touched(write_set, self.spaces(), change_for, self._tables() if write_set.everything else ())
+            return Touched(narrow=marks.tags)
+        with self._lock:
+            return touched(marks.write_set, marks.changes, self._spaces, marks.tags)
 
     def _announce(self, marks: Marks, spaces: Iterable[Space]) -> None:
         for space in spaces:
@@ -177,25 +185,16 @@ class Coherence:
 
     def forget(self, write_set: WriteSet) -> None:
         """Drop what ``write_set`` names from every tier, as if a transaction with it had just committed."""
-        names = self._names(write_set)
-        marks = Marks(write_set, tags=names.narrow)
-        self.tags.begin(marks.tags)
-        with self._lock:
-            self._active.add(marks)
-            self._announce(marks, self._spaces)
+        self._see_all()
+        marks = self._begin(write_set)
         try:
-            self.remote.drop(names)
+            self.remote.drop(self._names(marks))
         finally:
             self._end(marks, Outcome.COMMITTED)
 
     def suspend(self, write_set: WriteSet) -> Marks:
         """Bypass the caches of this process for what ``write_set`` names, until :meth:`resume`."""
-        marks = Marks(write_set, tags=tuple(query_tags(write_set, ())))
-        self.tags.begin(marks.tags)
-        with self._lock:
-            self._active.add(marks)
-            self._announce(marks, self._spaces)
-        return marks
+        return self._begin(write_set)
 
     def resume(self, suspended: Marks) -> None:
         self._end(suspended, Outcome.UNKNOWN)
@@ -225,7 +224,7 @@ class Coherence:
     def _of(self, name: str) -> list[Space]:
         """The spaces of this name."""
         with self._lock:
-            return list(self._named.get(name, ()))
+            return self._spaces.named(name)
 
     def pending(self) -> int:
         return len(self._active)

@@ -9,7 +9,7 @@ every shard, because every shard holds rows of the space. Tags of cached queries
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -27,9 +27,7 @@ MOST_VALUES = 200
 class Named(Protocol):
     """What naming needs of a space."""
 
-    base_table: str
     space: str
-    tables: frozenset[str]
 
 
 class Touched(NamedTuple):
@@ -50,26 +48,22 @@ class Shards(Protocol):
 
 
 def touched(
-    written: WriteSet, spaces: Iterable[Named], changes: Callable[[Any, WriteSet], Change], tables: Iterable[str]
+    written: WriteSet, changes: Iterable[tuple[Named, Change]], known: Container[str], narrow: tuple[str, ...]
 ) -> Touched:
-    """The names of everything that ``written`` concerns. A table without a known space is named after itself.
+    """The names of everything that ``written`` concerns. A table that is not ``known`` is named after itself.
 
-    ``tables`` are all that there are.
+    ``changes`` are what it means for the spaces, ``narrow`` its :func:`query_tags`.
     """
     keys: list[str] = []
     wide: set[str] = set()
-    known: set[str] = set()
-    for space in spaces:
-        known |= space.tables
-        _name(space.space, changes(space, written), keys, wide)
+    for space, change in changes:
+        _name(space.space, change, keys, wide)
     for base, rows in written.keys.items():
         if base not in known:
             _name(_quoted(base), Change(keys=frozenset(rows)), keys, wide)
-    for table in (written.tables | written.deleted | written.rekeyed) - known:
-        wide.add(f"={_quoted(table)}")
-    for table in written.births - known:
-        wide.add(f"+{_quoted(table)}")
-    return Touched(tuple(keys), tuple(wide), tuple(query_tags(written, tables)))
+    wide.update(f"={_quoted(t)}" for t in written.tables | written.deleted | written.rekeyed if t not in known)
+    wide.update(f"+{_quoted(table)}" for table in written.births if table not in known)
+    return Touched(tuple(keys), tuple(wide), narrow)
 
 
 def _name(space: str, change: Change, keys: list[str], wide: set[str]) -> None:

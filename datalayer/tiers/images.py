@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from ..models.schema import Schema
-from .l3 import Statement, select_any
+from .l3 import Statement, array_of, select_any
 
 Values = tuple[Any, ...]
 
@@ -37,12 +37,13 @@ class PostgresImages:
     def __init__(self, engine: sa.Engine, schema: Schema) -> None:
         self._schema = schema
         self._statement = Statement(engine, schema, select_any(schema), ("keys",), around=_WITH_XID)
+        self._array = array_of(self._statement, schema)
 
     def read(self, connection: Any, keys: Sequence[Values]) -> tuple[dict[Values, Values], str]:
         """The rows that exist and are this transaction's to tell, by key, and its id."""
         driver = connection.dialect.loaded_dbapi
         try:
-            rows = self._statement.run(connection.connection.dbapi_connection, ([key[0] for key in keys],))
+            rows = self._statement.run(connection.connection.dbapi_connection, (self._array([key[0] for key in keys]),))
         except driver.Error as error:  # past SQLAlchemy's own translation, because nobody need see this statement
             raise sa.exc.DBAPIError.instance(None, None, error, driver.Error, hide_parameters=True) from error
         key_of, wanted = self._schema.key_of, set(keys)

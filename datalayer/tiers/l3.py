@@ -94,7 +94,7 @@ class DriverReader:
         self._watchdog = watchdog
         self._one = made(engine, schema, schema.statement, schema.parameters)
         self._many = made(engine, schema, select_any(schema), ("keys",))
-        self._array = list if self._many.binds("keys") else _ARRAYS.get(schema.key_types[0], list)
+        self._array = array_of(self._many, schema)
         self._proved = made(engine, schema, schema.statement, (*schema.parameters, "datalayer_xids"), around=_PROOF)
 
     def one(self, key: Values) -> Values | None:
@@ -242,6 +242,15 @@ class Statement:
         return tuple(values)
 
 
+def array_of(statement: Statement, schema: Schema) -> Callable[[Sequence[Any]], Any]:
+    """Makes the parameter ``keys`` of a statement of :func:`select_any`.
+
+    Plain keys become the text of an array: the driver looks at every element of a list, which takes longer than finding
+    the rows.
+    """
+    return list if statement.binds("keys") else _ARRAYS.get(schema.key_types[0], list)
+
+
 def _texts(keys: Sequence[str]) -> Any:
     joined = '","'.join(keys)
     if "\\" in joined or joined.count('"') != 2 * len(keys) - 2:
@@ -249,7 +258,6 @@ def _texts(keys: Sequence[str]) -> Any:
     return f'{{"{joined}"}}'
 
 
-#: Keys as the text of an array. The driver looks at every element of a list, which takes longer than finding the rows.
 _ARRAYS: Mapping[type, Callable[[Sequence[Any]], Any]] = {
     int: lambda keys: f"{{{','.join(map(str, keys))}}}",
     str: _texts,
