@@ -67,6 +67,7 @@ class Caches:
         self._ladders: dict[type[Any], Ladder] = {}
         self._known: dict[Schema, Ladder | None] = {}
         self._secured: dict[str, bool] = {}
+        self._hiding: dict[Schema, bool] = {}
 
     def ladder(self, schema: Schema) -> Ladder | None:
         """The ladder of a shape, or None when its rows are not cached. A dict look-up after the first time."""
@@ -136,7 +137,13 @@ class Caches:
 
     def hides_rows_of(self, schema: Schema) -> bool:
         """The same for any table of a shape: its rows depend on what the application's transactions have set."""
-        return any(self.hides_rows(cast(sa.Table, table)) for table in schema.mapper.tables)
+        found = self._hiding.get(schema)
+        if found is None:
+            tables = [cast(sa.Table, table) for table in schema.mapper.tables]
+            found = any(map(self.hides_rows, tables))
+            if all(table.fullname in self._secured for table in tables):  # one that is missing may come
+                self._hiding[schema] = found
+        return found
 
     def forget_catalog(self) -> None:
         """The schema of the database changed: look again at what depended on it."""
@@ -144,6 +151,7 @@ class Caches:
         with self._lock:
             self._secured.clear()
             self._known.clear()
+            self._hiding.clear()
 
     def forget_everything(self) -> None:
         """Drop the ladders themselves, for processes that map classes anew all the time, as test suites do."""
@@ -153,6 +161,7 @@ class Caches:
             self._ladders.clear()
             self._known.clear()
             self._secured.clear()
+            self._hiding.clear()
 
 
 _NOT_MEMBER = "its class is not registered with this layer"
