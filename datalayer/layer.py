@@ -25,7 +25,7 @@ from .contracts.coherence import WriteSet
 from .contracts.levels import Consistency
 from .errors import ConfigError, QueryError, UnavailableError
 from .models.behind import write_mode_of
-from .models.policy import WriteMode
+from .models.policy import WriteMode, policy_of
 from .models.schema import Schema, schema_of
 from .models.sealed import sealed_names, sealed_tables
 from .observe.forwarding import Forwarding
@@ -166,8 +166,7 @@ class DataLayer:
             parts.engine.dispose()
         if parts.folder is not None:
             parts.folder.cleanup()
-        if parts.replica is not None:
-            parts.replica.close()
+        parts.replicas.close()
         if self.settings.logger is not None:
             self._forwarding()
         return report
@@ -207,8 +206,7 @@ class DataLayer:
         for ladder in parts.caches.ladders():
             ladder.reset_after_fork()
         parts.caches.results.reset_after_fork()
-        if parts.replica is not None:
-            parts.replica.replica.reset_after_fork()
+        parts.replicas.reset_after_fork()
         if parts.caches.stale is not None:
             parts.caches.stale.reset_after_fork()
         if parts.timing is not None and parts.timing.statements is not None:
@@ -258,16 +256,20 @@ class DataLayer:
         terms = Terms.of(isolation=isolation, read_only=read_only, timeout=timeout, retries=retries)
         return Begin(self._one_shot_session, terms)
 
-    def on_replica(self, *, wait: float | str = 1.0, timeout: float | str | None = None) -> Begin:
+    def on_replica(
+        self, model: type[Any] | None = None, *, wait: float | str = 1.0, timeout: float | str | None = None
+    ) -> Begin:
         """A session that only reads, past every cache, in the database's copy ``read_replica``; for a ``with`` block.
 
-        The copy is asked if it answers and has every write of this process, or gets the last of them within ``wait``
-        seconds; else, without a copy, and where reads shall be stricter than ``"cached"``, the primary is. What others
-        have written may be missing. Nothing that is read so is cached. Costs a round trip to the copy, and one to the
-        primary the first time after a write. A write raises TransactionFailed; ``timeout`` as for :meth:`begin`.
+        With ``model`` it is the copy that the model's policy names, if it names one. The copy is asked if it answers
+        and has every write of this process, or gets the last of them within ``wait`` seconds; else, without a copy, and
+        where reads shall be stricter than ``"cached"``, the primary is. What others have written may be missing.
+        Nothing that is read so is cached. Costs a round trip to the copy, and one to the primary the first time after a
+        write. A write raises TransactionFailed; ``timeout`` as for :meth:`begin`.
         """
         parts, patience = self._open(), seconds(wait, name="wait")
-        engine, replica = parts.engine, parts.replica.replica if parts.replica is not None else None
+        named = policy_of(parts.registry.resolve(model).class_).read_replica if model is not None else None
+        engine, replica = parts.engine, parts.replicas.of(named)
         refuses_writes = False
         if replica is not None and parts.caches.levels.resolve() == "cached" and replica.ready(patience):
             engine, refuses_writes = replica.engine, replica.refuses_writes
@@ -685,9 +687,8 @@ class DataLayer:
             lost = parts.queue.lost
             detail = f"lost: {lost[-1]}" if lost else f"journal {parts.queue.durability}"
             tiers["write-behind"] = TierHealth(ok=not lost, detail=detail)
-        if parts.replica is not None:
-            tiers["replica"] = _probe(parts.replica.replica.ping)
-        whole = tiers["l2"].ok and ("replica" not in tiers or tiers["replica"].ok)
+        tiers |= {name: _probe(replica.ping) for name, replica in parts.replicas.opened().items()}
+        whole = all(tier.ok for name, tier in tiers.items() if name == "l2" or name.startswith("replica"))
         status: Status = "down" if not tiers["l3"].ok else "ok" if whole else "degraded"
         for name, tier in tiers.items():
             self._log_health(name, tier)

@@ -165,7 +165,7 @@ class Settings:
     redis_retries: Integer = option(Count(most=1), 1)
     """Repetitions of a failed read. More than one would make a dead Redis slower than no Redis."""
     breaker_failures: Integer = option(Count(least=1), 3)
-    """Failures in a row after which Redis is left alone."""
+    """Failures in a row after which Redis, or a database that lets callers wait for a connection, is left alone."""
     breaker_reset: Seconds = option(_POSITIVE, 1.0)
     """For how long it is left alone before the next try."""
     fence_lease: Seconds = option(_POSITIVE, 2.0)

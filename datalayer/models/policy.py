@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from datalayer.config.units import seconds
+from datalayer.config.urls import database_url
 from datalayer.contracts.suggest import hint
 from datalayer.errors import ConfigError
 from datalayer.models.hooks import Hooks
@@ -103,11 +104,12 @@ class CachePolicy:
     """Everything about the caching and writing of one model.
 
     ``enabled``: False keeps its rows out of both caches (writes still invalidate). ``negative_ttl``: seconds for which
-    "no such row" is remembered. ``read_replica``: the database URL that misses are read from. ``partition_by``: the
-    column PostgreSQL partitions the table by; it must be in the primary key. ``indexes``: extra indexes.
-    ``l2_plaintext``: encrypted columns lie readable in L2. ``commit_wait``: writers wait out L1 before they commit, so
-    that L1 hits are strict. ``cache_scope``: names the tenant (or security role) whose rows are seen now, so that
-    tenants never share a cached row. ``external_writes``: others write the table too, the migration installs triggers.
+    "no such row" is remembered. ``read_replica``: the URL of the copy that ``layer.on_replica(Model)`` reads.
+    ``partition_by``: the column PostgreSQL partitions the table by; it must be in the primary key. ``indexes``: extra
+    indexes. ``l2_plaintext``: encrypted columns lie readable in L2. ``commit_wait``: writers wait out L1 before they
+    commit, so that L1 hits are strict. ``cache_scope``: names the tenant (or security role) whose rows are seen now, so
+    that tenants never share a cached row. ``external_writes``: others write the table too, the migration installs
+    triggers.
     ``query_tags``: attributes that cached queries ask by; a write then spares those that ask for other values.
     """
 
@@ -131,6 +133,9 @@ class CachePolicy:
             _flag(self, name)
         for name in ("read_replica", "partition_by"):
             _text(self, name)
+        if self.read_replica is not None:
+            url = database_url(self.read_replica, name="CachePolicy: read_replica")
+            object.__setattr__(self, "read_replica", url)
         _duration(self, "negative_ttl")
         _choice(self, "write_mode", WriteMode)
         _instance(self, "l1", L1Policy)

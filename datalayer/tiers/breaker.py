@@ -7,16 +7,27 @@ import random
 import threading
 from collections.abc import Callable
 
-log = logging.getLogger("datalayer.l2")
+_REDIS = logging.getLogger("datalayer.l2")
 
 
 class Breaker:
     """Closed (calls pass), open (calls are refused), half open (one call probes). Thread-safe; closed costs no lock.
 
-    ``failures`` in a row open it; ``reset`` seconds later, with jitter, one caller may try.
+    ``failures`` in a row open it; ``reset`` seconds later, with jitter, one caller may try. ``opened`` and ``closed``
+    are what ``log`` is told then.
     """
 
-    def __init__(self, failures: int, reset: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        failures: int,
+        reset: float,
+        clock: Callable[[], float],
+        *,
+        log: logging.Logger = _REDIS,
+        opened: str = "the shared cache is passed by until Redis answers",
+        closed: str = "Redis answers again; the shared cache is in use",
+    ) -> None:
+        self._log, self._opened, self._closed = log, opened, closed
         self._limit = failures
         self._reset = reset
         self._clock = clock
@@ -51,7 +62,7 @@ class Breaker:
         with self._lock:
             was_open, self._retry_at, self._failed = self.open, None, 0
         if was_open:
-            log.warning("Redis answers again; the shared cache is in use")
+            self._log.warning(self._closed)
 
     def failure(self) -> bool:
         """Count a failure; True when it opened the breaker."""
@@ -62,7 +73,7 @@ class Breaker:
             opened = not self.open
             self._schedule()
         if opened:
-            log.warning("Redis failed %d times in a row; the shared cache is passed by", self._limit)
+            self._log.warning("%d failures in a row: %s", self._limit, self._opened)
         return opened
 
     def _schedule(self) -> None:

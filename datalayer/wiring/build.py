@@ -38,6 +38,7 @@ from .keys import attach_vault, make_vault, page_secret
 from .known import Discovery, key_types, table_names
 from .ladders import LadderMaker
 from .parts import Parts
+from .replicas import Replicas
 from .results import make_results
 from .shared import open_shared
 from .watching import explain_slow, listen_outside, report_to, time_statements
@@ -56,7 +57,7 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
     )
     owned, folder = engine is None, None
     if engine is None:
-        engine, folder = open_url(settings, settings.url)
+        engine, folder = open_url(settings, settings.url, clock)
     explaining = explain_slow(settings, engine)
     watchdog = Watchdog(settings.statement_timeout * 1.5 if settings.statement_timeout else 0.0, clock)
     failures: Counter[str] = Counter()
@@ -129,6 +130,9 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         watchdog,
         clock,
         failures,
+        Replicas(
+            partial(open_replica, settings, engine, coherence, vault, timing, recorder, clock), settings.read_replica
+        ),
         heard,
         vault,
         rules,
@@ -138,6 +142,5 @@ def build(settings: Settings, engine: sa.Engine | None, models: Any) -> Parts:
         report_to(recorder, caches, failures, settings),
         timing,
         explaining,
-        open_replica(settings, engine, coherence, vault, timing, recorder),
         announcements,
     )

@@ -15,7 +15,7 @@ from ..coherence.notices import Notices
 from ..coherence.strict import Strict
 from ..contracts.clock import Clock
 from ..contracts.tier import SharedTier
-from ..crypto.vault import Vault, detach
+from ..crypto.vault import Vault
 from ..models.registry import Registry
 from ..observe.careful import CarefulRecorder
 from ..session.caches import Caches
@@ -24,31 +24,15 @@ from ..tiers.failures import Failures
 from ..tiers.pool import Janitor
 from ..tiers.watchdog import Watchdog
 from .behind import LazyBehind
+from .replicas import Replicas
 
 if TYPE_CHECKING:
     from ..crypto.statements import StatementRules
     from ..tiers.explaining import AutoExplain
     from ..tiers.l2.announced import Announcements
-    from ..tiers.replica import Replica
     from ..tiers.report import Report
     from ..tiers.timing import Timing
     from ..writes.behind import Behind
-
-
-@dataclass(slots=True)
-class ReplicaParts:
-    """The copy of the database that some reads go to, with what hangs on its engine."""
-
-    replica: Replica
-    folder: tempfile.TemporaryDirectory[str] | None
-    sealed: bool
-
-    def close(self) -> None:
-        self.replica.engine.dispose()
-        if self.sealed:
-            detach(self.replica.engine.dialect)
-        if self.folder is not None:
-            self.folder.cleanup()
 
 
 @dataclass(slots=True)
@@ -70,6 +54,7 @@ class Parts:
     watchdog: Watchdog
     clock: Clock
     failures: Counter[str]
+    replicas: Replicas
     statement_listeners: int = 0
     vault: Vault | None = None
     rules: StatementRules | None = None
@@ -79,7 +64,6 @@ class Parts:
     report: Report | None = None
     timing: Timing | None = None
     explaining: AutoExplain | None = None
-    replica: ReplicaParts | None = None
     announcements: Announcements | None = None
 
     @property

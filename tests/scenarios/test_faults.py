@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from datalayer.testing.counting import Statements
 from datalayer.testing.faults import terminate_backends
 from datalayer.testing.proxy import TcpProxy
 from datalayer.testing.servers import start_postgres, start_redis
+from datalayer.testing.servers.cluster import wait_until
 from datalayer.testing.servers.postgres import PrivatePostgres
 from datalayer.testing.servers.redis_server import PrivateRedis
 
@@ -126,6 +128,31 @@ def test_a_database_that_hangs_is_cut_off_by_the_watchdog(pg_url: str) -> None:
             assert layer._parts.watchdog.fired >= 1
             assert things.get_one(1).name == "one"
             proxy.pass_()
+
+
+def test_a_database_that_lets_callers_wait_is_not_asked_for_connections_in_vain(pg_url: str) -> None:
+    with TcpProxy.for_url(pg_url) as proxy:
+        url = make_url(pg_url).set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        options: dict[str, Any] = {"connect_timeout": 2, "breaker_failures": 1, "breaker_reset": 0.4}
+        with DataLayer(url, models=[Thing], **options) as layer:
+            things = layer.repository(Thing)
+            proxy.blackhole()
+            waits = []
+            for read in (layer.ping, lambda: things.get(1), lambda: layer.run(lambda session: session.get(Thing, 1))):
+                began = time.monotonic()
+                with pytest.raises(L3UnavailableError):
+                    read()
+                waits.append(time.monotonic() - began)
+            assert waits[0] > 1 > waits[1]
+            proxy.pass_()
+            wait_until("it is tried again", lambda: _answers(layer), seconds=15)
+
+
+def _answers(layer: DataLayer) -> bool:
+    try:
+        return layer.ping() > 0
+    except L3UnavailableError:
+        return False
 
 
 def test_the_rows_of_a_commit_whose_reply_was_lost_bypass_the_cache(pg_url: str) -> None:

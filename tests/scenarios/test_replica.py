@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
-from datalayer import DataLayer, Model, Q, Repository, TransactionFailed, column
+from datalayer import CachePolicy, DataLayer, Model, Q, Repository, TransactionFailed, column
 from datalayer.testing.counting import Statements
 from datalayer.testing.servers import start_postgres
 from datalayer.testing.servers.postgres import PrivatePostgres
@@ -70,6 +70,29 @@ def test_reads_go_to_the_replica_see_own_writes_and_fill_no_cache(layer: DataLay
     assert len(ladder.l1) == 0
     assert found is not None
     assert found.name == "two", "instances stay loaded"
+
+
+def test_a_model_may_have_a_copy_of_its_own(servers: Pair) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Reported(Base):
+        __tablename__ = "reported"
+        __cache__ = CachePolicy(read_replica=servers[1].url)
+        id: Mapped[int] = column(primary_key=True)
+
+    with DataLayer(servers[0].url, models=Base) as layer:
+        Base.metadata.create_all(layer.engine)
+        layer.repository(Reported).create(Reported(id=1))
+        assert set(layer.health().tiers) == {"l1", "l2", "l3"}
+        with layer.on_replica(Reported) as session:
+            assert in_recovery(session)
+            assert session.get_one(Reported, 1).id == 1
+        with layer.on_replica() as session:
+            assert not in_recovery(session), "the layer has none"
+        (name,) = set(layer.health().tiers) - {"l1", "l2", "l3"}
+        assert name.startswith("replica ")
+        assert "@" not in name
 
 
 def test_a_replica_that_lags_behind_our_writes_is_passed_by(layer: DataLayer, servers: Pair) -> None:
