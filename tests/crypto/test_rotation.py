@@ -18,6 +18,7 @@ from datalayer.crypto.keyring import Keyring
 from datalayer.crypto.rotate import Progress, Rotation
 from datalayer.crypto.scan import RawTable
 from datalayer.crypto.vault import Vault, slot_of
+from datalayer.testing.servers.cluster import wait_until
 
 OpenLayer = Callable[..., DataLayer]
 Raw = Callable[..., list[Any]]
@@ -236,11 +237,18 @@ def lost_updates(open_layer: OpenLayer, kind: type[Rotation]) -> tuple[int, int,
     two = open_layer({"k2": safe.K2, "k1": safe.K1})
     one.repository(Patient).create_many([Patient(id=i, ward="w", notes="0") for i in range(rows)])
     table, rotated, overtaken = RawTable(Patient.__table__), 0, 0  # type: ignore[arg-type]
+
+    class Late(kind):  # type: ignore[misc,valid-type]
+        def _write(self, rows: Any) -> None:
+            seen = sum(adders.commits)
+            wait_until("writers come between", lambda: sum(adders.commits) > seen + 2, seconds=30)
+            super()._write(rows)
+
     with Adders([one, two], rows) as adders:
         began = time.monotonic()
         while (time.monotonic() - began < SECONDS or rotated <= ENOUGH) and time.monotonic() - began < SECONDS + 30:
             for layer in (one, two):
-                report = kind(layer.engine, table, vault_of(layer)).run(passes=1)
+                report = Late(layer.engine, table, vault_of(layer)).run(passes=1)
                 rotated, overtaken = rotated + report.rotated, overtaken + report.overtaken
     assert two.crypto.rotate("patients").ok
     assert two.crypto.verify("patients").ok
