@@ -137,7 +137,7 @@ def _compiled(fields: tuple[Field, ...]) -> tuple[Callable[[Any], bytes], Callab
     )
     # No length in a body is believed beyond the size of the body: that is unpackb's default for every limit.
     namespace: dict[str, Any] = {"datetime": dt.datetime, "utc": dt.UTC, "Odd": _Odd, "unpackb": msgpack.unpackb}
-    namespace |= {"zoned": _in_zone, "restore": _restore, "wrong": _wrong, "failed": _undecodable}
+    namespace |= {"zones": _zones, "zoned": _in_zone, "restore": _restore, "wrong": _wrong, "failed": _undecodable}
     namespace |= {f"e{i}": field.python_type for i, field in enumerate(fields)}
     namespace |= {f"odd{i}": _odd(field) for i, field in enumerate(fields)}
     namespace |= {f"even{i}": _even(field) for i, field in enumerate(fields)}
@@ -169,8 +169,12 @@ def _encoding(field: Field, name: str) -> str:
 def _decoding(field: Field, name: str) -> str:
     i = name[1:]
     if field.kind == "datetime":  # most drivers return moments in a named zone: the shortest way for those
-        test = f"type({name}) is list: {name} = zoned(*{name})"
-        return f"if {test}\n    elif {_plain_test(field, name)}: {name} = even{i}({name})"
+        known = "z is not None and type(m) is datetime and m.tzinfo is utc"
+        return (
+            f"if type({name}) is list:\n        m, k = {name}\n        z = zones.get(k)\n"
+            f"        {name} = m.astimezone(z) if {known} else zoned(m, k)\n"
+            f"    elif {_plain_test(field, name)}: {name} = even{i}({name})"
+        )
     return f"if {_plain_test(field, name)}: {name} = even{i}({name})"
 
 

@@ -68,17 +68,14 @@ class Batch:
         ladder.asked(hits=len(self._lives), misses=len(keys) - len(self._lives), granted=granted)
 
     def _unpack(self, addresses: Mapping[Key, tuple[Any, ...]], found: Mapping[Key, Found]) -> None:
-        unpack, negative = self._ladder.packing.unpack, self._ladder.lives.negative
-        for address, value in found.items():
-            key = addresses[address]
+        rows, lives, negative = self.rows, self._lives, self._ladder.lives.negative
+        for key, address, value, row in self._ladder.packing.unpack_many(self._schema, addresses, found):
             if not value.entry:
-                self._lives[key] = min(value.ttl, negative)
-                continue
-            row = unpack(self._schema, key, address, value)
-            if row is None:
+                lives[key] = min(value.ttl, negative)
+            elif row is None:
                 self._leases[key] = (address, Merge(value))
             else:
-                self.rows[key], self._lives[key] = row, value.ttl
+                rows[key], lives[key] = row, value.ttl
 
     def _ask_queued(self, free: Collection[Any]) -> None:
         """What is queued of the rows that are still missing; it is not kept."""
