@@ -59,8 +59,9 @@ if TYPE_CHECKING:
     from .query.check import QueriesReport
     from .query.named import NamedQueries
     from .query.named import Plan as QueryPlan
-    from .writes.behind import Behind, FlushReport, QueueStatus
+    from .writes.behind import Behind
     from .writes.letters import DeadLetters
+    from .writes.reports import FlushReport, QueueStatus
 
 log = logging.getLogger("datalayer")
 
@@ -344,7 +345,7 @@ class DataLayer:
         """
         if self._open().behind is not None and self._writes_behind():
             return self._behind().flush(timeout)
-        from .writes.behind import FlushReport
+        from .writes.reports import FlushReport
 
         return FlushReport()
 

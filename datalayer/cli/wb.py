@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import DataLayerError
 from ..layer import DataLayer
-from ..writes.behind import FlushReport, QueueStatus
 from ..writes.letters import DeadLetter
+from ..writes.reports import FlushReport, QueueStatus
 from .opening import add_options, open_layer
 
 

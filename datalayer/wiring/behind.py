@@ -55,8 +55,9 @@ def lazy_behind(
 
 
 def _make(settings: Settings, engine: sa.Engine, shared: Shared | None, registry: Registry, caches: Caches) -> Behind:
-    from ..writes.behind import Behind, BehindOptions
+    from ..writes.behind import Behind
     from ..writes.letters import LetterBox
+    from ..writes.options import BehindOptions
     from ..writes.shapes import Shape, Shapes
     from ..writes.sink import Sink
 

@@ -88,7 +88,7 @@ class LadderMaker:
             eager=(policy.write_mode or WriteMode(settings.write_mode)) is WriteMode.THROUGH,
         )
         if self.behind is not None and write_mode_of(schema.mapper, settings.write_mode) is WriteMode.BEHIND:
-            from ..writes.behind import Backlog  # only where something is written behind
+            from ..writes.backlog import Backlog  # only where something is written behind
 
             ladder.overlays.backlog = Backlog(self.behind(), ladder.space)
         self._coherence.register(ladder)

@@ -16,10 +16,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -29,7 +28,6 @@ from ..coherence.strict import Strict
 from ..contracts.coherence import ABSENT, Absent
 from ..contracts.fence import Refusal
 from ..contracts.journal import Appending, Draft, Entry, Journal, JournalFailed, pack_seq, unpack_seq
-from ..contracts.keys import key_text
 from ..contracts.pauses import point
 from ..errors import ConfigError, TransactionOutcomeUnknown, UnavailableError, WriteBehindExhausted
 from ..models.behind import SEQUENCE_COLUMN
@@ -41,7 +39,9 @@ from .file import Directory, FileJournal
 from .flusher import start_flusher
 from .letters import DeadLetters
 from .memory import MemoryJournal
+from .options import BehindOptions
 from .own import Held, Own
+from .reports import FlushReport, QueueStatus
 from .routes import Answer, Filed, Local, Queued, Route, Stream, Unqueued
 from .sequence import OwnSequence, SharedSequence, adopt_layout
 from .shapes import Shape, Shapes
@@ -64,65 +64,6 @@ Values = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class BehindOptions:
-    """``interval`` seconds between flushes, ``threshold`` queued writes that start one early, ``max_retry`` repetitions
-    of a refused write, ``backlog`` most queued writes; ``journal``, ``path`` and ``allow_unsafe`` as in Settings."""
-
-    interval: float = 0.5
-    threshold: int = 100
-    max_retry: int = 5
-    backlog: int = 100_000
-    journal: str | None = None
-    path: Path | None = None
-    allow_unsafe: bool = False
-    prefix: str = "dl"
-    may_revoke: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class FlushReport:
-    """What a flush did. ``flushed`` queued writes were applied; ``left`` are still in the journals that this process
-    flushes; ``waiting`` were refused and will be tried again; ``dead`` are dead letters. ``error``: what stopped it."""
-
-    flushed: int = 0
-    left: int = 0
-    waiting: int = 0
-    dead: int = 0
-    seconds: float = 0.0
-    error: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the database has everything that was queued."""
-        return not (self.left or self.waiting or self.error)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**asdict(self), "ok": self.ok}
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatus:
-    """What waits: queued writes by journal (``redis:<shard>``, or the name of a file), refused writes that will be
-    tried again, and dead letters. ``journal`` says what the journal in use survives; ``lost`` what this process has
-    seen getting lost."""
-
-    journals: Mapping[str, int]
-    waiting: int
-    dead: int
-    journal: str
-    lost: Sequence[str] = ()
-
-    @property
-    def queued(self) -> int:
-        return sum(self.journals.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**asdict(self), "journals": dict(self.journals), "lost": list(self.lost), "queued": self.queued}
-
-
-@dataclass(frozen=True, slots=True)
 class Write:
     """A write of one row on its way. ``row`` is what it leaves, None for additions; ``draft`` None: too large."""
 
@@ -130,20 +71,6 @@ class Write:
     key: Values
     draft: Draft | None
     row: Values | Absent | None
-
-
-class Backlog:
-    """What the ladder of one model asks: see :class:`datalayer.tiers.ladder.Backlog`."""
-
-    def __init__(self, behind: Behind, space: str) -> None:
-        self._behind = behind
-        self._space = space
-
-    def newest(self, key: Values, *, vouched: bool) -> Values | Absent | None:
-        return self._behind.newest(f"{self._space}:{key_text(key)}", vouched=vouched)
-
-    def settle(self, key: Values) -> None:
-        self._behind.settle(f"{self._space}:{key_text(key)}")
 
 
 class Behind:

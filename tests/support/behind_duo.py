@@ -18,8 +18,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from datalayer import CachePolicy, DataLayer, WriteMode
 from datalayer.contracts.pauses import pause_at
-from datalayer.writes.behind import Behind, FlushReport
+from datalayer.writes.behind import Behind
 from datalayer.writes.file import FileJournal
+from datalayer.writes.reports import FlushReport
 
 
 class Base(DeclarativeBase):
