@@ -53,8 +53,7 @@ class Batch:
             near.keep_many(self._schema, tickets, keep, self.rows, self._lives, until)
 
     def _ask_shared(self, keys: Keys) -> None:
-        ladder, address = self._ladder, self._ladder.packing.address
-        addresses = {address(key): key for key in keys}
+        ladder, addresses = self._ladder, self._ladder.packing.addresses(keys)
         if not ladder.cold:
             self._unpack(addresses, ladder.l2.get_many(list(addresses)))
         absent = [at for at, key in addresses.items() if key not in self._lives and key not in self._leases]

@@ -222,10 +222,14 @@ class L1:
 
     def _sweep(self, count: int, now: float) -> None:
         """Free dead entries at the front, so that they do not linger while the cache is not full."""
-        for key, entry in self._cache.oldest(count):
-            if entry.deadline + self._linger <= now:
-                self.expired += 1
-                del self._cache[key]
+        dead, alive, since = [], 0, now - self._linger
+        for key, entry in islice(self.index.items(), count):
+            if entry.deadline <= since:
+                dead.append(key)
+            elif (alive := alive + 1) > _SAMPLE:  # the others are younger still, most of them
+                break
+        self.expired += len(dead)
+        self.drop_many(dead)
 
     def drop(self, key: Hashable) -> bool:
         """Forget one key; says whether it was there."""

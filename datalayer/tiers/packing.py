@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..codecs.entry import EntryCodec, Section
@@ -58,6 +58,10 @@ class Packing:
 
     def address(self, key: tuple[Any, ...]) -> Key:
         return Key(self.space, self._key_text(key))
+
+    def addresses(self, keys: Iterable[tuple[Any, ...]]) -> dict[Key, tuple[Any, ...]]:
+        space, text = self.space, self._key_text
+        return {Key(space, text(key)): key for key in keys}
 
     # -- the shared tier -------------------------------------------------------------------------------------------
 
