@@ -86,7 +86,6 @@ class Fence:
         self._doubts: dict[int, tuple[bytes, float]] = {}
         self._backoff: dict[int, tuple[int, float]] = {}
         self._own_revocations: list[float] = []
-        self.reachable = True
 
     # -- asked by readers and writers ------------------------------------------------------------------------------
 

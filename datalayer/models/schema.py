@@ -124,7 +124,6 @@ class Schema:
         at = [self.full.index[c] for c in mapper.primary_key]
         self.key_of: Callable[[tuple[Any, ...]], tuple[Any, ...]] = _picker(at)
         self.shared_key_of = _picker([self.shared.index[c] for c in mapper.primary_key])
-        self.local_key_of = _picker([self.local.index[c] for c in mapper.primary_key])
         self.fields = tuple(_field(c, k) for c, k in zip(self.shared.columns, self.shared.keys, strict=True))
         bound = [i for i, c in enumerate(columns) if isinstance(c.type, EncryptedText) and c.type.by_row]
         #: Decrypts full rows as a driver gives them; None when no column is bound to its row. May empty the list.

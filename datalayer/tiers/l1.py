@@ -164,7 +164,6 @@ class L1:
         self.clock = clock
         self.ttl = ttl
         self.max_bytes = max_bytes
-        self.expired = 0
         self._puts = 0
         self._linger = linger
         self._jitter = jitter
@@ -228,7 +227,6 @@ class L1:
                 dead.append(key)
             elif (alive := alive + 1) > _SAMPLE:  # the others are younger still, most of them
                 break
-        self.expired += len(dead)
         self.drop_many(dead)
 
     def drop(self, key: Hashable) -> bool:
@@ -255,13 +253,6 @@ class L1:
         """Forget everything; the index stays the same object."""
         with self.lock:
             self._cache = self._cache.emptied()
-
-    def expire(self) -> int:
-        """Free every dead entry; returns how many there were."""
-        now = self.clock()
-        freed = self.drop_if(lambda _key, entry: entry.deadline <= now)
-        self.expired += freed
-        return freed
 
     def reset_after_fork(self) -> None:
         """In the child: a lock that nobody holds, and nothing cached."""

@@ -47,7 +47,7 @@ def test_the_invariants_hold_after_every_step(policy: str, steps: list[tuple[str
         elif step == "t":
             l1.clock.now += size / 10  # type: ignore[attr-defined]
         else:
-            l1.expire()
+            l1.clear()
         l1.check()
 
 
