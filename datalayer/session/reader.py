@@ -74,9 +74,9 @@ class Reader:
                 entry = find(id)
             except TypeError:  # unhashable
                 return slow(id, consistency)
-            if consistency is not None or blocks or heard or type(id) is not kind:
+            if consistency is not None or blocks or heard or id.__class__ is not kind:
                 return slow(id, consistency)
-            if entry is None or entry.deadline <= (moment := now()) or until <= moment:
+            if entry is None or not entry.deadline > now() < until:
                 return below(id)
             entry.hits += 1
             template = entry.value
