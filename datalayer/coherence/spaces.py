@@ -20,26 +20,34 @@ class Spaces:
 
     def add(self, space: Space) -> None:
         found = weakref.ref(space)
-        self._all.append(found)
-        self._by_name.setdefault(space.space, []).append(found)
+        _append(self._all, found)
+        _append(self._by_name.setdefault(space.space, []), found)
         for table in {space.base_table, *space.tables}:
-            self._by_table.setdefault(table, []).append(found)
+            _append(self._by_table.setdefault(table, []), found)
 
     def __iter__(self) -> Iterator[Space]:
-        return (space for ref in self._all if (space := ref()) is not None)
+        return iter(_living(self._all))
 
     def __contains__(self, table: object) -> bool:
         """Whether rows of a table are in any space."""
-        return any(ref() is not None for ref in self._by_table.get(str(table), ()))
+        return bool(_living(self._by_table.get(str(table), ())))
 
     def named(self, name: str) -> list[Space]:
         """The spaces of this name in the shared tier."""
-        return [space for ref in self._by_name.get(name, ()) if (space := ref()) is not None]
+        return _living(self._by_name.get(name, ()))
 
     def concerned(self, written: WriteSet) -> Iterable[Space]:
         """The spaces that a write set may concern."""
         if written.everything:
             return self
         tables = {*written.keys, *written.tables, *written.births, *written.reborn}.union(*written.extent.values())
-        refs = {ref for table in tables for ref in self._by_table.get(table, ())}
-        return [space for ref in refs if (space := ref()) is not None]
+        found = {id(space): space for table in tables for space in _living(self._by_table.get(table, ()))}
+        return found.values()
+
+
+def _append(refs: _Refs, found: weakref.ref[Space]) -> None:
+    refs[:] = [*(ref for ref in refs if ref() is not None), found]
+
+
+def _living(refs: Iterable[weakref.ref[Space]]) -> list[Space]:
+    return [space for ref in refs if (space := ref()) is not None]
