@@ -159,7 +159,7 @@ def column_flags(column: Column[Any]) -> ColumnFlags:
 
     Not for hot paths: it checks every time.
     """
-    found = column.info.get(INFO_KEY)
+    found = said_of(column)
     if found is None:
         return _NO_FLAGS
     if not isinstance(found, dict):
@@ -355,6 +355,11 @@ def _keep_tags(item: Column[Any], tags: dict[str, bool]) -> None:
     def _restore(target: Column[Any], parent: Any) -> None:
         if isinstance(parent, Table):
             target.info[INFO_KEY] = {**target.info.get(INFO_KEY, {}), **tags}
+
+
+def said_of(column: Column[Any]) -> Any:
+    """``column.info["datalayer"]``, or None; a column without an ``info`` gets none by being asked."""
+    return column.__dict__.get("info", {}).get(INFO_KEY)
 
 
 def is_text(kind: Any) -> bool:

@@ -18,7 +18,7 @@ from ..crypto.rows import SealedRows, row_name
 from ..crypto.tables import blind_columns, reseal_blind, seal_column, sealed_columns
 from ..crypto.vault import Vault, slot_of
 from ..errors import DecodeError
-from .columns import INFO_KEY, is_text
+from .columns import is_text, said_of
 from .schema import Schema
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _attached(column: Any, parent: Any) -> None:
     if not isinstance(parent, sa.Table):
         return
     reseal_blind(column)
-    found = column.info.get(INFO_KEY)
+    found = said_of(column)
     # Whatever is wrong with the flags is said, with its name, when the class is registered.
     if isinstance(found, dict) and found.get("encrypted") is True and is_text(column.type):
         by_row, blind, unique = (found.get(flag) is True for flag in ("bind_row", "blind_index", "blind_unique"))
