@@ -139,26 +139,23 @@ class DataLayer:
                 return None
             self._closed = True
         parts = self._parts
+        # Threads end before listeners are taken away: a connection that is being opened or returned then would be lost.
         if self._vigil is not None:
             self._vigil.close()
+        parts.janitor.close()
         report = parts.queue.close(self.settings.close_timeout) if parts.queue is not None else None
         parts.caches.closed = True
         if parts.report is not None:
             parts.report.close()
         for ladder in parts.caches.ladders():
             ladder.clear_local()
-        parts.tracker.remove()
-        parts.translator.remove()
-        for listening in (parts.timing, parts.explaining):
-            if listening is not None:
-                listening.remove()
-        for listener in (parts.notices, parts.announcements):
+        for listener in (parts.notices, parts.announcements, parts.authority):
             if listener is not None:
                 listener.close()
-        if parts.authority is not None:
-            parts.authority.close()
+        for listening in (parts.tracker, parts.translator, parts.timing, parts.explaining, self._vigil):
+            if listening is not None:
+                listening.remove()
         close_vault(parts)
-        parts.janitor.close()
         parts.watchdog.close()
         parts.l2.close()
         if parts.reading is not None:

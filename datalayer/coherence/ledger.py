@@ -184,7 +184,8 @@ class Ledger:
             try:
                 return self._attempt(work)
             except _Lost:
-                self._engine.dispose()
+                # The others may have died with it. Not dispose(): what is lent would go back to a pool that is gone.
+                self._engine.pool._invalidate(None)  # type: ignore[arg-type]
                 return self._attempt(work)
         except _Lost as lost:
             raise _translated(lost.cause, driver) from lost.cause

@@ -75,10 +75,14 @@ class Notices:
         pooled = self._engine.raw_connection()
         connection: Any = pooled.dbapi_connection
         pooled.detach()
-        connection.execute(f"LISTEN {CHANNEL}")
-        with self._lock:
-            self._hears = True
-        self._resume()
+        try:
+            connection.execute(f"LISTEN {CHANNEL}")
+            with self._lock:
+                self._hears = True
+            self._resume()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _resume(self) -> None:

@@ -123,7 +123,8 @@ class DriverReader:
                 if error.hung:
                     raise
                 # It had died in the pool, and the others with it, perhaps; a read is safe to repeat.
-                self._engine.dispose()
+                # Not dispose(): what is lent would go back to a pool that is gone.
+                self._engine.pool._invalidate(None)  # type: ignore[arg-type]
                 return self._attempt(statement, values)
         except _Lost as error:
             raise translated(error.cause, self._engine) from error.cause

@@ -33,9 +33,12 @@ class Vigil:
 
     def close(self) -> None:
         """Stop. Idempotent."""
+        self._rounds.close()
+
+    def remove(self) -> None:
+        """Leave the engine; not while somebody may be connecting, who would meet the change. Idempotent."""
         if sa.event.contains(self._engine, "connect", self._connected):
             sa.event.remove(self._engine, "connect", self._connected)
-        self._rounds.close()
 
     def start(self) -> None:
         """Do not wait for a connection."""
