@@ -195,8 +195,7 @@ class Statement:
 
     def run(self, connection: Any, values: Sequence[Any]) -> list[Values]:
         """Run it through psycopg."""
-        cursor = connection.__dict__.get(_CURSOR) or _cursor_of(connection)
-        cursor.execute(self.text, self._bound(values), binary=bool(self._binary))
+        cursor = connection.execute(self.text, self._bound(values), binary=bool(self._binary))
         if self._binary is None:
             self._learn([column.type_code for column in cursor.description])
         return self._rows(cursor.fetchall())
@@ -264,15 +263,6 @@ _ARRAYS: Mapping[type, Callable[[Sequence[Any]], Any]] = {
     int: lambda keys: f"{{{','.join(map(str, keys))}}}",
     str: _texts,
 }
-
-
-#: Where a connection keeps the cursor of these statements: a new one for each would take a twentieth of their time.
-_CURSOR = "_datalayer_cursor"
-
-
-def _cursor_of(connection: Any) -> Any:
-    cursor = connection.__dict__[_CURSOR] = connection.cursor()
-    return cursor
 
 
 class ListeningReader:
